@@ -1,0 +1,71 @@
+"""What a training step gets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Example:
+    """One window, decoded and augmented."""
+
+    imu: np.ndarray
+    """float32 [T, P, 6], m/s^2 and rad/s."""
+    valid: np.ndarray
+    """bool [T, P, 2]."""
+    frames: np.ndarray
+    """uint8 [F, H, W, 3], RGB."""
+    frame_valid: np.ndarray
+    """bool [F]."""
+    recording: int
+    """Number that stands for the recording."""
+    sample: int
+    """Number of the sample in its dataset."""
+
+
+@dataclass
+class Batch:
+    """B windows, stacked. Units and layout as in Example."""
+
+    imu: Tensor
+    """float32 [B, T, P, 6]."""
+    valid: Tensor
+    """bool [B, T, P, 2]."""
+    frames: Tensor
+    """uint8 [B, F, H, W, 3]."""
+    frame_valid: Tensor
+    """bool [B, F]."""
+    recording: Tensor
+    """int64 [B]."""
+    sample: Tensor
+    """int64 [B]."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device; asynchronous from pinned memory."""
+        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory (the DataLoader calls this)."""
+        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+    def __len__(self) -> int:
+        return len(self.imu)
+
+
+def collate(examples: list[Example]) -> Batch:
+    """Stack examples of equal shapes."""
+    arrays = {
+        f.name: torch.from_numpy(np.stack([np.asarray(getattr(example, f.name)) for example in examples]))
+        for f in fields(Batch)
+    }
+    return Batch(**arrays)
+
+
+def recording_number(recording: str) -> int:
+    """Return a number in [0, 2^63) that stands for a recording's identifier (the same in every process)."""
+    return int.from_bytes(hashlib.sha256(recording.encode()).digest()[:8], "big") >> 1

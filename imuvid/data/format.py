@@ -1,0 +1,272 @@
+"""Shard format 1: what one sample is, how it lies in a tar, and what stands beside the tars.
+
+A dataset is a folder::
+
+    NAME/00000.tar 00001.tar ...   plain WebDataset tars, members of a sample adjacent
+    NAME/index.parquet             one row a sample: INDEX_SCHEMA
+    NAME/dataset.json              DatasetInfo, written last: without it there is no dataset
+
+and the members of one sample are, in this order::
+
+    KEY.json        SampleMeta
+    KEY.imu.npy     float32 [T, P, 6]: acc x y z in m/s^2, then gyro x y z in rad/s; 0 where not valid
+    KEY.valid.npy   bool [T, P, 2]: is the accelerometer, is the gyroscope, present at this instant
+    KEY.00.jpg ...  one JPEG a frame, black where ``frame_valid`` is false
+
+T samples, P sensor positions (the same list in every sample of a dataset). KEY has no dot. Nothing here is
+pickled, and no name read from a tar is ever used as a path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imuvid.errors import UserError
+
+FORMAT_VERSION = 1
+INDEX_NAME = "index.parquet"
+DATASET_NAME = "dataset.json"
+BLOCK = 512
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
+SPLITS = ("train", "val", "test")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),  # file name of the tar
+        ("offset", pa.int64()),  # of the sample's first tar header, bytes
+        ("size", pa.int64()),  # from there to the end of its last member, padding included, bytes
+        ("recording", pa.string()),
+        ("subject", pa.string()),  # salted hash; null where unknown
+        ("split", pa.string()),  # train, val or test
+        ("label", pa.string()),  # null where unlabelled
+        ("start_s", pa.float64()),  # of the window, on the recording's clock
+        ("imu_share", pa.float32()),  # share of the window in which any sensor is valid, 0 to 1
+        ("frame_share", pa.float32()),  # share of the frames that are valid, 0 to 1
+    ]
+)
+
+
+@dataclass
+class SampleMeta:
+    """The JSON member of a sample."""
+
+    recording: str
+    """Identifier of the recording within the dataset."""
+    source: str
+    """Kind of source that it was read from: gopro, paired, simulated."""
+    start_s: float
+    """Start of the window on the recording's clock (0 = first video frame), seconds."""
+    duration_s: float
+    """Length of the window, padding included, seconds."""
+    imu_rate_hz: float
+    """Rate of the stored IMU samples; sample i lies at ``start_s + i / imu_rate_hz``."""
+    positions: list[str]
+    """Body position of each of the P sensors, as in the array."""
+    frame_times_s: list[float] = field(default_factory=list)
+    """Presentation time of each frame, seconds after ``start_s``."""
+    frame_valid: list[bool] = field(default_factory=list)
+    """False where the recording had no picture and a black one stands in."""
+    subject: str | None = None
+    """Salted hash of the subject's name."""
+    label: str | None = None
+    """Activity or event, where the recording is labelled."""
+    text: str | None = None
+    """Narration, where there is one."""
+    sync_offset_s: float = 0.0
+    """Shift that was applied to the IMU clock to bring it onto the video's, seconds."""
+    sync_confidence: float | None = None
+    """Confidence of that shift, 0 to 1; None where it was not estimated."""
+    quality: dict[str, float] = field(default_factory=dict)
+    """Named measurements of the window (shares are 0 to 1)."""
+    format: int = FORMAT_VERSION
+
+
+@dataclass
+class Sample:
+    """One window, as stored: arrays in SI units, frames still encoded."""
+
+    key: str
+    imu: np.ndarray
+    """float32 [T, P, 6], m/s^2 and rad/s."""
+    valid: np.ndarray
+    """bool [T, P, 2]: acc, gyro present."""
+    frames: list[bytes]
+    """F JPEG pictures; empty in a dataset without video."""
+    meta: SampleMeta
+
+
+@dataclass
+class DatasetInfo:
+    """``dataset.json``."""
+
+    name: str
+    counts: dict[str, int]
+    """samples, recordings, subjects, shards."""
+    hours: float
+    """Sum of the windows' durations without padding, hours."""
+    window_s: float
+    imu_rate_hz: float
+    positions: list[str]
+    num_frames: int
+    frame_size: list[int]
+    """Height and width of the frames, pixels; empty without video."""
+    labels: list[str]
+    """Sorted names of the labels that occur."""
+    sha256: dict[str, str]
+    """Of each shard and of the index, by file name."""
+    config: dict[str, Any]
+    """The resolved build config, without paths, subject names or salt."""
+    format: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that changes whenever the content of the dataset does; 64 hex digits."""
+        listing = json.dumps(self.sha256, sort_keys=True).encode()
+        return hashlib.sha256(listing).hexdigest()
+
+
+def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
+    """Return the tar members (name, content) of a sample, in the order of the format.
+
+    Raises:
+        ValueError: the key, a shape or a dtype is not as the format says.
+    """
+    if not KEY_PATTERN.fullmatch(sample.key):
+        raise ValueError(f"sample key '{sample.key}' may hold only letters, digits, '_' and '-'")
+    check_arrays(sample.imu, sample.valid, sample.meta)
+    if len(sample.frames) != len(sample.meta.frame_times_s):
+        raise ValueError(f"{sample.key}: {len(sample.frames)} frames but {len(sample.meta.frame_times_s)} times")
+    meta = json.dumps(dataclasses.asdict(sample.meta), sort_keys=True, separators=(",", ":"))
+    members = [
+        (f"{sample.key}.json", meta.encode()),
+        (f"{sample.key}.imu.npy", _npy(sample.imu)),
+        (f"{sample.key}.valid.npy", _npy(sample.valid)),
+    ]
+    members += [(f"{sample.key}.{i:02d}.jpg", frame) for i, frame in enumerate(sample.frames)]
+    return members
+
+
+def decode_members(members: dict[str, bytes]) -> Sample:
+    """Return the sample whose tar members (name to content) are given; the frames stay JPEG.
+
+    Raises:
+        ValueError: a member is missing, damaged, or of another format version. One line, naming the key.
+    """
+    keys = {name.partition(".")[0] for name in members}
+    if len(keys) != 1:
+        raise ValueError(f"expected the members of one sample, got {sorted(keys)[:4]}")
+    key = keys.pop()
+    try:
+        fields = json.loads(members[f"{key}.json"])
+        if fields.get("format") != FORMAT_VERSION:
+            raise ValueError(f"shard format {fields.get('format')}, this program reads {FORMAT_VERSION}")
+        meta = SampleMeta(**fields)
+        imu, valid = (_from_npy(members[f"{key}.{name}.npy"]) for name in ("imu", "valid"))
+        check_arrays(imu, valid, meta)
+        frames = [members[f"{key}.{i:02d}.jpg"] for i in range(len(meta.frame_times_s))]
+    except KeyError as error:
+        raise ValueError(f"{key}: member {error.args[0]} is missing") from error
+    except (ValueError, TypeError, AttributeError, EOFError) as error:
+        raise ValueError(f"{key}: {error}") from error
+    return Sample(key, imu, valid, frames, meta)
+
+
+def check_arrays(imu: np.ndarray, valid: np.ndarray, meta: SampleMeta) -> None:
+    """Raise ValueError unless the arrays have the format's dtypes and shapes and no value that is not finite."""
+    steps, positions = round(meta.duration_s * meta.imu_rate_hz), len(meta.positions)
+    if imu.dtype != np.float32 or imu.shape != (steps, positions, 6):
+        raise ValueError(f"imu is {imu.dtype} {list(imu.shape)}, expected float32 {[steps, positions, 6]}")
+    if valid.dtype != np.bool_ or valid.shape != (steps, positions, 2):
+        raise ValueError(f"valid is {valid.dtype} {list(valid.shape)}, expected bool {[steps, positions, 2]}")
+    if not np.isfinite(imu).all():
+        raise ValueError("imu holds a value that is not finite")
+    if len(meta.frame_valid) != len(meta.frame_times_s):
+        raise ValueError(f"{len(meta.frame_valid)} frame_valid but {len(meta.frame_times_s)} frame_times_s")
+
+
+def parse_tar(raw: bytes | memoryview) -> dict[str, bytes]:
+    """Return the members (name to content) of the bytes of a USTAR archive, or of a whole-member slice of one.
+
+    The names are only compared, never used as paths. ``tarfile`` reads the same at a fraction of the speed.
+
+    Raises:
+        ValueError: a header's checksum is wrong, or a member runs past the end of the bytes.
+    """
+    raw = memoryview(raw)
+    members: dict[str, bytes] = {}
+    position = 0
+    while position + BLOCK <= len(raw):
+        header = bytes(raw[position : position + BLOCK])
+        if header == bytes(BLOCK):
+            break
+        name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
+        try:
+            size = int(header[124:136].rstrip(b"\0 ") or b"0", 8)
+            stated = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
+        except ValueError as error:
+            raise ValueError(f"damaged tar header at byte {position}") from error
+        if sum(header[:148]) + sum(header[156:]) + 8 * 32 != stated:
+            raise ValueError(f"damaged tar header at byte {position} (checksum)")
+        start = position + BLOCK
+        if start + size > len(raw):
+            raise ValueError(f"member '{name}' runs {start + size - len(raw)} bytes past the end")
+        members[name] = bytes(raw[start : start + size])
+        position = start + -(-size // BLOCK) * BLOCK
+    if not members:
+        raise ValueError("no tar member in these bytes")
+    return members
+
+
+def read_dataset_info(folder: str | Path) -> DatasetInfo:
+    """Read ``dataset.json`` of a dataset folder.
+
+    Raises:
+        UserError: the folder is no complete dataset, or of another format version.
+    """
+    path = Path(folder) / DATASET_NAME
+    if not path.is_file():
+        raise UserError(f"{folder}: no {DATASET_NAME} there, so no complete dataset: run 'imuvid shards build' first")
+    try:
+        fields = json.loads(path.read_text())
+        if fields.get("format") != FORMAT_VERSION:
+            raise UserError(f"{path}: shard format {fields.get('format')}, this program reads {FORMAT_VERSION}")
+        return DatasetInfo(**fields)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged: {error}") from error
+
+
+def read_index(folder: str | Path) -> pa.Table:
+    """Read ``index.parquet`` of a dataset folder as a table of INDEX_SCHEMA.
+
+    Raises:
+        UserError: it is missing, damaged, or has other columns.
+    """
+    path = Path(folder) / INDEX_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: the index is missing: build the dataset again")
+    try:
+        return pq.read_table(path, schema=INDEX_SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _from_npy(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)

@@ -1,0 +1,115 @@
+"""The training stream: webdataset composes the stages, the order and the position are ours.
+
+    OrderedSamples      (epoch, sample) of this rank's batches, from a step on, dealt to the loader's workers
+      -> decode         bytes of the shard at the index's offset -> arrays, frames as uint8
+      -> augment        a function of (seed, epoch, sample)
+      -> batched        local batches, never short
+
+webdataset's own reading has no position to resume from, repeats or hangs on uneven shards, and drops the rest of a
+damaged tar in silence; its shards are the format all the same, and its stages do the rest.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import webdataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from imuvid.data.augment import AugmentConfig, augment
+from imuvid.data.batch import Batch, Example, collate
+from imuvid.data.order import SampleOrder
+from imuvid.data.shard_dataset import ShardDataset
+
+
+@dataclass
+class DataConfig:
+    """Where the windows come from and how they are read."""
+
+    path: str = "???"
+    """Dataset folder (with dataset.json)."""
+    train_split: str = "train"
+    val_split: str = "val"
+    batch_size: int = 64
+    """Global batch: windows a step, over all ranks."""
+    block_shards: int = 0
+    """Shards whose samples are shuffled together; 0 for all. Bounds how scattered the reads are."""
+    num_workers: int = 1
+    """Loader processes of each rank; 0 reads in the training process."""
+    timeout_s: float = 300.0
+    """Longest wait for a batch before the run stops and says so."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+class OrderedSamples(IterableDataset):
+    """Yields (epoch, sample) of one rank's batches from ``first_step`` on, for ever.
+
+    With n loader workers, worker w has every n-th batch; the DataLoader takes them in turn, so the batches come
+    out in the same order for any n.
+    """
+
+    def __init__(self, order: SampleOrder, batch_size: int, rank: int, world: int, first_step: int):
+        self.order, self.batch_size, self.rank, self.world, self.first_step = order, batch_size, rank, world, first_step
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.first_step + first
+        while True:
+            yield from self.order.rank_batch(step, self.batch_size, self.rank, self.world)
+            step += stride
+
+
+class _Decode:
+    """Picklable stage: (epoch, sample) -> augmented Example."""
+
+    def __init__(self, dataset: ShardDataset, config: AugmentConfig, seed: int):
+        self.dataset, self.config, self.seed = dataset, config, seed
+
+    def __call__(self, item: tuple[int, int]) -> Example:
+        epoch, sample = item
+        return augment(self.dataset.example(sample), self.config, self.seed, epoch)
+
+
+def training_stream(
+    dataset: ShardDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Return the endless iterator over this rank's local batches, beginning with that of ``first_step``.
+
+    Raises:
+        RuntimeError: (while iterating) a worker ended or no batch came within ``config.timeout_s``.
+        ValueError: (while iterating) a shard or sample is damaged; names both. Or the global batch size is no
+            multiple of the number of ranks.
+    """
+    order = SampleOrder(dataset.shard_sizes, seed, config.block_shards)
+    pipeline = webdataset.DataPipeline(
+        OrderedSamples(order, config.batch_size, rank, world, first_step),
+        webdataset.map(_Decode(dataset, config.augment, seed)),
+        webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
+    )
+    loader: DataLoader = DataLoader(
+        pipeline,
+        batch_size=None,
+        num_workers=config.num_workers,
+        pin_memory=pin_memory,
+        timeout=config.timeout_s if config.num_workers else 0,
+        worker_init_fn=_quiet_worker,
+        multiprocessing_context="fork" if config.num_workers else None,
+    )
+    return iter(loader)
+
+
+def _quiet_worker(_worker: int) -> None:
+    # A time limit's or an interrupt's signal reaches the whole process group: only the training process acts on it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def evaluation_batches(dataset: ShardDataset, samples: list[int], batch_size: int) -> Iterator[Batch]:
+    """Yield the given samples in order, unaugmented, in batches of at most ``batch_size``."""
+    for start in range(0, len(samples), batch_size):
+        yield collate([dataset.example(sample) for sample in samples[start : start + batch_size]])

@@ -1,0 +1,107 @@
+"""The product of a pretraining: the IMU tower alone, as a folder that is read without executing anything in it.
+
+An encoder folder holds ``model.safetensors`` (the tower's state) and ``config.json`` (EncoderConfig).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from imuvid.errors import UserError
+from imuvid.models.towers import ImuTowerConfig, build_imu_tower
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+ENCODER_FORMAT = 1
+
+
+@dataclass
+class EncoderConfig:
+    """What is needed to build the tower again and to feed it."""
+
+    tower: ImuTowerConfig
+    imu_rate_hz: float
+    """Rate of the windows it was trained on."""
+    window_s: float
+    """Their length, seconds."""
+    positions: list[str] = field(default_factory=list)
+    """Body positions it was trained on."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """run, step, dataset, fingerprint, train_subjects (salted hashes)."""
+    format: int = ENCODER_FORMAT
+
+
+class Encoder(nn.Module):
+    """An IMU tower with what it needs to know; in evaluation mode when loaded."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.tower = build_imu_tower(config.tower)
+
+    @property
+    def feature_dim(self) -> int:
+        """Number of features of a window."""
+        return self.tower.feature_dim
+
+    def forward(self, imu: Tensor, valid: Tensor) -> Tensor:
+        """Map imu float32 [B, T, P, 6] (m/s^2, rad/s) and valid bool [B, T, P, 2] to features float32 [B, D]."""
+        return self.tower(imu, valid)
+
+
+def save_encoder(folder: Path, config: EncoderConfig, tower_state: dict[str, Tensor]) -> None:
+    """Write an encoder folder from the state of the tower (names without prefix, any device)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in tower_state.items()}, folder / WEIGHTS_NAME)
+    (folder / CONFIG_NAME).write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """Load the encoder of a checkpoint folder, of its ``encoder/`` folder, or of ``checkpoints/latest``.
+
+    Raises:
+        UserError: there is no encoder, it is damaged, or of another format.
+    """
+    folder = _find(Path(path))
+    try:
+        fields = json.loads((folder / CONFIG_NAME).read_text())
+        if fields["format"] != ENCODER_FORMAT:
+            raise UserError(f"{folder}: encoder format {fields['format']}, this program reads {ENCODER_FORMAT}")
+        tower = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ImuTowerConfig), fields["tower"]))
+        # The pretrained weights it once started from are not needed again: its own follow.
+        tower.patchtst.weights = None
+        encoder = Encoder(EncoderConfig(**{**fields, "tower": tower}))
+        encoder.tower.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: {Path(error.filename or WEIGHTS_NAME).name} is missing") from error
+    except (ValueError, KeyError, TypeError, RuntimeError, OmegaConfBaseException, SafetensorError) as error:
+        raise UserError(f"{folder}: damaged encoder: {str(error).splitlines()[0]}") from error
+    return encoder.eval()
+
+
+def random_encoder(config: EncoderConfig, seed: int) -> Encoder:
+    """Return the same architecture with a fresh random initialisation that depends on ``seed`` alone."""
+    tower = dataclasses.replace(config.tower, patchtst=dataclasses.replace(config.tower.patchtst, weights=None))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(dataclasses.replace(config, tower=tower, provenance={})).eval()
+
+
+def _find(path: Path) -> Path:
+    if path.name == "latest" and path.is_file():
+        path = path.parent / Path(path.read_text().strip()).name
+    for folder in (path, path / "encoder"):
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    raise UserError(f"{path}: no encoder there (expected encoder/{CONFIG_NAME} in a checkpoint folder)")

@@ -1,0 +1,89 @@
+"""PatchTST (Nie et al., ICLR 2023) as IMU tower, from transformers: the encoder of the paper, its defects switchable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PatchTSTConfig, PatchTSTModel
+
+from imuvid.models.norm import globalise_batchnorm
+from imuvid.models.sensors import normalise_si, pool_sensors
+from imuvid.models.weights import load_pretrained
+
+
+@dataclass
+class ImuPatchTSTConfig:
+    """Sizes default to those of transformers, which the paper uses."""
+
+    context_length: int = 250
+    """Window length, samples: 5 s at 50 Hz. Other lengths are refused."""
+    patch_length: int = 10
+    """Samples a patch. The paper has 16, which leaves the first 10 of 250 samples unread."""
+    patch_stride: int = 10
+    """Samples from one patch to the next."""
+    d_model: int = 128
+    """Width of the tokens; a channel gives one CLS token, six make the feature."""
+    num_layers: int = 3
+    num_heads: int = 4
+    ffn_dim: int = 512
+    dropout: float = 0.0
+    """Share, on attention and feed-forward."""
+    norm: str = "layernorm"
+    """layernorm, or batchnorm as in the paper (over the global batch)."""
+    scaling: bool = False
+    """Standardise each channel of each window, as the paper's code does: erases gravity and intensity."""
+    weights: str | None = None
+    """Local folder or hub name of pretrained PatchTST weights; None starts at random."""
+
+
+class ImuPatchTST(nn.Module):
+    """Channel-independent patch transformer with a CLS token a channel; the six CLS vectors are concatenated.
+
+    Every sensor goes through the same weights and the sensors that are present are averaged. A channel that is
+    absent (a missing gyroscope) is represented by a learned vector, not by what the network makes of zeros.
+    """
+
+    def __init__(self, config: ImuPatchTSTConfig):
+        super().__init__()
+        if config.norm not in ("layernorm", "batchnorm"):
+            raise ValueError(f"norm is '{config.norm}', expected layernorm or batchnorm")
+        self.context_length = config.context_length
+        architecture = PatchTSTConfig(
+            num_input_channels=6,
+            context_length=config.context_length,
+            patch_length=config.patch_length,
+            patch_stride=config.patch_stride,
+            d_model=config.d_model,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            ffn_dim=config.ffn_dim,
+            attention_dropout=config.dropout,
+            ff_dropout=config.dropout,
+            norm_type=config.norm,
+            scaling="std" if config.scaling else None,
+            use_cls_token=True,
+            positional_encoding_type="sincos",
+            do_mask_input=False,
+        )
+        model = load_pretrained(PatchTSTModel, config.weights, architecture)
+        self.model = globalise_batchnorm(model)
+        self.absent = nn.Parameter(torch.zeros(2, config.d_model))
+        self.feature_dim = 6 * config.d_model
+
+    def forward(self, imu: Tensor, valid: Tensor) -> Tensor:
+        """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features [B, 6 d_model].
+
+        Raises:
+            ValueError: T is not the context length.
+        """
+        batch, steps, sensors, _ = imu.shape
+        if steps != self.context_length:
+            raise ValueError(f"PatchTST was built for {self.context_length} samples, the window has {steps}")
+        x = normalise_si(imu, valid).transpose(1, 2).flatten(0, 1)  # [B P, T, 6]
+        observed = valid.transpose(1, 2).flatten(0, 1).repeat_interleave(3, dim=-1)  # [B P, T, 6]
+        tokens = self.model(past_values=x, past_observed_mask=observed).last_hidden_state[:, :, 0]  # [B P, 6, d]
+        present = observed.any(1)[..., None]  # [B P, 6, 1]
+        tokens = torch.where(present, tokens, self.absent.to(tokens.dtype).repeat_interleave(3, dim=0))
+        return pool_sensors(tokens.flatten(1).view(batch, sensors, -1), valid)

@@ -1,0 +1,60 @@
+"""Which towers there are: the one place where a config's ``kind`` becomes a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from imuvid.errors import UserError
+from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
+from imuvid.models.imu_patchtst import ImuPatchTST, ImuPatchTSTConfig
+from imuvid.models.video_cnn import VideoCnn, VideoCnnConfig
+from imuvid.models.video_videomae import VideoMAE, VideoMAETowerConfig
+
+
+@dataclass
+class ImuTowerConfig:
+    """The IMU tower; only the section of the chosen kind is read."""
+
+    kind: str = "cnn"
+    """cnn or patchtst."""
+    cnn: ImuCnnConfig = field(default_factory=ImuCnnConfig)
+    patchtst: ImuPatchTSTConfig = field(default_factory=ImuPatchTSTConfig)
+
+
+@dataclass
+class VideoTowerConfig:
+    """The video tower; only the section of the chosen kind is read."""
+
+    kind: str = "cnn"
+    """cnn or videomae."""
+    cnn: VideoCnnConfig = field(default_factory=VideoCnnConfig)
+    videomae: VideoMAETowerConfig = field(default_factory=VideoMAETowerConfig)
+
+
+def build_imu_tower(config: ImuTowerConfig) -> nn.Module:
+    """Return the tower: forward(imu [B, T, P, 6], valid [B, T, P, 2]) -> [B, tower.feature_dim].
+
+    Raises:
+        UserError: the kind is unknown or its sizes do not fit together.
+    """
+    return _build("imu_tower", config, {"cnn": ImuCnn, "patchtst": ImuPatchTST})
+
+
+def build_video_tower(config: VideoTowerConfig) -> nn.Module:
+    """Return the tower: forward(frames uint8 [B, F, H, W, 3], frame_valid [B, F]) -> [B, tower.feature_dim].
+
+    Raises:
+        UserError: the kind is unknown or its sizes do not fit together.
+    """
+    return _build("video_tower", config, {"cnn": VideoCnn, "videomae": VideoMAE})
+
+
+def _build(name: str, config: ImuTowerConfig | VideoTowerConfig, kinds: dict[str, type[nn.Module]]) -> nn.Module:
+    if config.kind not in kinds:
+        raise UserError(f"{name}.kind is '{config.kind}', expected one of {', '.join(kinds)}")
+    try:
+        return kinds[config.kind](getattr(config, config.kind))
+    except ValueError as error:
+        raise UserError(f"{name}.{config.kind}: {error}") from error

@@ -1,0 +1,66 @@
+"""Windows through a frozen encoder."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from imuvid.errors import UserError
+from imuvid.ood.datasets.base import Windows
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``name`` (auto, cpu, cuda, cuda:1) means.
+
+    Raises:
+        UserError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: {str(error).splitlines()[0]}: use cpu, cuda or auto") from error
+    return device
+
+
+@torch.inference_mode()
+def embed(encoder: torch.nn.Module, windows: Windows, batch_size: int, device: torch.device) -> np.ndarray:
+    """Return the representations float32 [N, D] of the windows, in their order.
+
+    Args:
+        encoder: in eval mode; called with imu float32 [B, T, P, 6] and valid bool [B, T, P, 2].
+        windows: N windows.
+        batch_size: B.
+        device: where it runs; the encoder is moved there.
+
+    Raises:
+        UserError: a representation is not finite.
+    """
+    encoder = encoder.to(device)
+    rows = []
+    for start in range(0, len(windows.label), batch_size):
+        imu, valid = (
+            torch.from_numpy(array[start : start + batch_size]).to(device) for array in (windows.imu, windows.valid)
+        )
+        rows.append(encoder(imu, valid).float().cpu().numpy())
+    array = np.concatenate(rows)
+    if not np.isfinite(array).all():
+        num = int((~np.isfinite(array).all(axis=1)).sum())
+        raise UserError(
+            f"{windows.name}: the encoder gives NaN or infinity for {num} of {len(array)} windows: "
+            "the pretraining diverged, take an earlier checkpoint"
+        )
+    return array
+
+
+def weights_sha256(encoder: torch.nn.Module) -> str:
+    """Return a hash, 64 hex digits, of the names and values of the encoder's state."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""The evaluation job: an encoder in, a table of predictions and a report out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import imuvid
+from imuvid.config import to_dict
+from imuvid.errors import UserError
+from imuvid.models.encoder import Encoder, load_encoder, random_encoder
+from imuvid.ood.config import OODConfig
+from imuvid.ood.datasets.base import Windows
+from imuvid.ood.datasets.daphnet import read_daphnet
+from imuvid.ood.datasets.hapt import read_hapt
+from imuvid.ood.datasets.shards import read_shards
+from imuvid.ood.embedding import choose_device, embed, weights_sha256
+from imuvid.ood.features import handmade_features
+from imuvid.ood.predictions import HANDMADE, PRETRAINED, RANDOM, merge, predict, write_predictions
+from imuvid.ood.probes import selection_rule
+from imuvid.ood.protocols import ProtocolConfig, check_not_pretrained, make_folds, natural_order, protocol_name
+from imuvid.ood.report import render
+from imuvid.ood.statements import describe, statements
+from imuvid.ood.summary import summarise
+from imuvid.ood.training_log import find_run, read_training_log
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS, DRAWS, REPORT_JSON, REPORT_HTML = "predictions.parquet", "draws.json", "report.json", "report.html"
+
+
+@dataclass
+class EvaluationResult:
+    """What :func:`evaluate` leaves behind."""
+
+    out: Path
+    """Folder with predictions.parquet, draws.json, report.json and report.html."""
+    report: dict[str, Any]
+    """The content of report.json."""
+
+    @property
+    def html(self) -> Path:
+        """The report to open in a browser."""
+        return self.out / REPORT_HTML
+
+
+def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
+    """Score an encoder on people, devices and places that it never saw.
+
+    Args:
+        checkpoint: a checkpoint folder, its ``encoder`` folder, or ``checkpoints/latest`` of a run. Only the
+            encoder's safetensors and JSON are read, and the run's metrics.jsonl if it is there.
+        config: data sets, protocols and probes.
+
+    Raises:
+        UserError: the encoder or a data set cannot be read, the protocol does not fit the data, or a test subject
+            was pretrained on.
+    """
+    checkpoint = Path(checkpoint)
+    rule = selection_rule(config.probe)
+    device = choose_device(config.device)
+    encoder = load_encoder(checkpoint)
+    run = find_run(checkpoint)
+    out = _out_folder(config, run, encoder.config.provenance)
+    window_s = config.window_s or encoder.config.window_s
+
+    tables, draws, facts = [], {}, {}
+    for key, read in _readers(config, encoder, window_s):
+        logger.info("reading %s", key)
+        windows = read()
+        if windows.name in facts:
+            raise UserError(f"datasets: two of them are named {windows.name}: evaluate them one by one")
+        protocol: ProtocolConfig = getattr(config, key).protocol
+        folds = make_folds(windows.subject, protocol, key)
+        test_subjects = sorted({name for fold in folds for name in windows.subject[fold.test]}, key=natural_order)
+        check_not_pretrained(test_subjects, encoder.config.provenance.get("train_subjects", []), key)
+        table, drawn, notes = predict(
+            windows,
+            folds,
+            protocol_name(protocol),
+            _representations(windows, encoder, config, device),
+            config.shots,
+            config.num_draws,
+            config.probe,
+            config.seed,
+        )
+        tables.append(table)
+        draws[windows.name] = drawn
+        facts[windows.name] = {
+            "protocol": describe(protocol, windows, folds, rule, config.num_draws),
+            "selection_rule": rule,
+            "data": windows.provenance,
+            "notes": windows.notes + notes,
+        }
+    table = merge(tables)
+    results = summarise(table, config.num_bootstrap, config.seed)
+    report = {
+        "imuvid": imuvid.__version__,
+        "encoder": {
+            "checkpoint": str(checkpoint),
+            "weights_sha256": weights_sha256(encoder),
+            "num_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+            "imu_rate_hz": encoder.config.imu_rate_hz,
+            "window_s": encoder.config.window_s,
+            "positions": encoder.config.positions,
+            "provenance": encoder.config.provenance,
+        },
+        "config": to_dict(config),
+        "statements": statements(results),
+        "datasets": facts,
+        "results": results,
+        "training": read_training_log(run) if run else None,
+    }
+    _write(out, table, draws, report)
+    return EvaluationResult(out, report)
+
+
+def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple[str, Callable[[], Windows]]]:
+    rate_hz = encoder.config.imu_rate_hz
+    known: dict[str, Callable[[], Windows]] = {
+        "hapt": lambda: read_hapt(config.hapt, rate_hz, window_s),
+        "daphnet": lambda: read_daphnet(config.daphnet, rate_hz, window_s),
+        "shards": lambda: read_shards(config.shards, rate_hz, window_s, encoder.config.provenance),
+    }
+    if not config.datasets:
+        raise UserError(f"datasets is empty: list one or more of {', '.join(known)}")
+    for key in config.datasets:
+        if key not in known:
+            raise UserError(f"datasets: '{key}' is unknown: choose from {', '.join(known)}")
+    return [(key, known[key]) for key in config.datasets]
+
+
+def _representations(windows: Windows, encoder: Encoder, config: OODConfig, device: Any) -> dict[str, list]:
+    logger.info("%s: embedding %d windows", windows.name, len(windows.label))
+    return {
+        PRETRAINED: [embed(encoder, windows, config.batch_size, device)],
+        RANDOM: [
+            embed(random_encoder(encoder.config, config.seed + draw), windows, config.batch_size, device)
+            for draw in range(config.num_draws)
+        ],
+        HANDMADE: [handmade_features(windows.imu, windows.valid, windows.rate_hz)],
+    }
+
+
+def _out_folder(config: OODConfig, run: Path | None, provenance: dict[str, Any]) -> Path:
+    if config.out is not None:
+        return Path(config.out)
+    if run is None or "step" not in provenance:
+        raise UserError("the checkpoint lies in no run folder: say where the report goes with out=FOLDER")
+    return run / "report" / f"step-{provenance['step']:08d}"
+
+
+def _write(out: Path, table: pa.Table, draws: dict[str, Any], report: dict[str, Any]) -> None:
+    """Write the four files; each appears under its name only when it is whole."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        page = render(report)
+        for name, write in (
+            (PREDICTIONS, lambda path: write_predictions(table, path)),
+            (DRAWS, lambda path: path.write_text(json.dumps(draws, indent=1))),
+            (REPORT_JSON, lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False))),
+            (REPORT_HTML, lambda path: path.write_text(page, encoding="utf-8")),
+        ):
+            partial = out / f".{name}.partial"
+            write(partial)
+            os.replace(partial, out / name)
+    except OSError as error:
+        raise UserError(
+            f"{out}: the report cannot be written ({error}): choose another folder with out=FOLDER"
+        ) from error

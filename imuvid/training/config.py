@@ -1,0 +1,43 @@
+"""The configuration of a pretraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from imuvid.data.stream import DataConfig
+from imuvid.models.two_tower import ModelConfig
+from imuvid.training.engine import EngineConfig
+from imuvid.training.optimisation import OptimizerConfig
+
+
+@dataclass
+class ScheduleConfig:
+    """How long, and what happens when."""
+
+    epochs: float = 50.0
+    """Passes over the training split; may be broken."""
+    log_every_steps: int = 10
+    validate_every_epochs: float = 5.0
+    """Retrieval on the held-out split; also at the end."""
+    validate_max_windows: int = 2048
+    """Most windows for it: the middle one of each recording, evenly spaced recordings if there are more."""
+    checkpoint_every_steps: int = 500
+    """Also at the end and on a signal."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that stay; at least 2, since one must survive while the next is written."""
+
+
+@dataclass
+class PretrainConfig:
+    """Everything that decides a pretraining."""
+
+    name: str = "???"
+    """Of the run: its folder is runs_dir/name. A run of that name that was stopped is gone on with."""
+    runs_dir: str = "runs"
+    seed: int = 0
+    """Of initialisation, order and augmentation."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    train: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -1,0 +1,197 @@
+"""DeepSpeed, behind the few calls that training needs. The only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from imuvid.data.batch import Batch
+from imuvid.errors import UserError
+from imuvid.training.optimisation import OptimizerConfig, parameter_groups
+
+
+@dataclass
+class EngineConfig:
+    """How the model is spread over the ranks and in what it computes."""
+
+    zero_stage: int = 0
+    """What DeepSpeed ZeRO shards over the ranks: 0 nothing, 1 optimiser state, 2 gradients too, 3 parameters too."""
+    dtype: str = "fp32"
+    """fp32 or bf16: what the towers compute in; parameters, optimiser and loss stay float32."""
+    device: str = "auto"
+    """auto (GPUs where there are any), cpu or cuda."""
+    timeout_s: float = 600.0
+    """Longest wait for the other ranks, at start-up and in every collective."""
+
+
+def resolve_device(name: str, local_rank: int) -> torch.device:
+    """Return the device of this rank: the one place where it is decided.
+
+    Raises:
+        UserError: the name is unknown, or there is no such GPU for this rank.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"engine.device is '{name}', expected auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    visible = torch.cuda.device_count()
+    # With --gpus-per-task=1 Slurm shows each rank only its own GPU, as number 0.
+    index = 0 if visible == 1 else local_rank
+    if index >= visible:
+        raise UserError(
+            f"local rank {local_rank} has no GPU of its own ({visible} visible): start as many ranks per node as"
+            " there are GPUs"
+        )
+    return torch.device("cuda", index)
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of ``fp32`` or ``bf16``; UserError for others."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if name not in dtypes:
+        raise UserError(f"engine.dtype is '{name}', expected fp32 or bf16")
+    return dtypes[name]
+
+
+def start_process_group(device: torch.device, timeout_s: float) -> None:
+    """Join the ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT: gloo on CPUs, nccl on GPUs.
+
+    Raises:
+        RuntimeError: the others did not come within ``timeout_s``; names this rank and the meeting point.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        # DeepSpeed asks once for its accelerator; on a machine with GPUs it would take them.
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_s)
+        )
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise RuntimeError(f"rank {rank} of {world} could not meet the others at {place}: {first}") from error
+
+
+class Engine:
+    """A model with its optimiser under DeepSpeed.
+
+    Args:
+        model: returns (loss, figures) for a batch; the mean of the ranks' losses is what is minimised.
+        config: sharding and timeouts.
+        optimizer: AdamW's settings.
+        device: of this rank.
+        local_batch_size: windows a step on this rank.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, device: torch.device, local_batch_size: int
+    ):
+        import deepspeed  # here, since its import takes seconds and looks for compilers
+
+        if config.zero_stage not in (0, 1, 2, 3):
+            raise UserError(f"engine.zero_stage is {config.zero_stage}, expected 0, 1, 2 or 3")
+        self._deepspeed = deepspeed
+        self.device = device
+        self._zero3 = config.zero_stage == 3
+        settings = {
+            "train_micro_batch_size_per_gpu": local_batch_size,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": optimizer.grad_clip,  # always written: DeepSpeed's default is 1.0
+            "zero_optimization": {"stage": config.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+            "wall_clock_breakdown": False,
+        }
+        model.to(device)
+        adamw = torch.optim.AdamW(
+            parameter_groups(model, optimizer.weight_decay), lr=optimizer.lr, betas=tuple(optimizer.betas)
+        )
+        with _quiet():
+            deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
+            self.engine, self.optimizer, _, _ = deepspeed.initialize(
+                model=model, optimizer=adamw, config=settings, dist_init_required=False
+            )
+
+    @property
+    def module(self) -> Any:
+        """The model itself."""
+        return self.engine.module
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (loss, figures) of this rank."""
+        return self.engine(batch)
+
+    def backward_and_step(self, loss: Tensor, lr: float) -> None:
+        """Average the gradients of the ranks' losses over the ranks and update the parameters at ``lr``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.backward(loss)
+        self.engine.step()
+
+    def gradient_norm(self) -> float | None:
+        """Return the norm of the last gradient before clipping, where DeepSpeed measured it."""
+        norm = self.engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def save(self, folder: Path) -> None:
+        """Write model and optimiser state; every rank must call it."""
+        with _quiet():
+            self.engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote, at the same world size.
+
+        Raises:
+            UserError: the state does not fit this model, world size or ZeRO stage.
+        """
+        try:
+            with _quiet():
+                loaded, _ = self.engine.load_checkpoint(str(folder), tag="state")
+        except (RuntimeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
+            raise UserError(
+                f"{folder}: the saved state does not fit: resume with the same model, number of ranks and"
+                f" engine.zero_stage as before ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            ) from error
+        if loaded is None:
+            raise UserError(f"{folder}: no saved state there for this number of ranks and engine.zero_stage")
+
+    def tower_state(self, prefix: str) -> dict[str, Tensor]:
+        """Return the whole state of the submodule ``prefix`` on the CPU, names without it; every rank must call it."""
+        submodule = self.module.get_submodule(prefix)
+        with self._gathered(list(submodule.parameters())):
+            return {name: tensor.detach().cpu().clone() for name, tensor in submodule.state_dict().items()}
+
+    @contextlib.contextmanager
+    def _gathered(self, parameters: list[nn.Parameter]) -> Iterator[None]:
+        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context."""
+        if not self._zero3:
+            yield
+            return
+        with self._deepspeed.zero.GatheredParameters(parameters):
+            yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DeepSpeed's informational lines out of the user's terminal; warnings and errors pass."""
+    import logging
+
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

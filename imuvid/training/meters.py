@@ -1,0 +1,91 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard, a line in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class StepTimer:
+    """Measures a stretch of steps: samples/s and the share of the time spent waiting for data.
+
+    Args:
+        clock: monotonic seconds; given by tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stretch."""
+        self._start = self._mark = self._clock()
+        self._waited = 0.0
+        self._samples = 0
+
+    def waiting(self) -> None:
+        """Call before asking for a batch."""
+        self._mark = self._clock()
+
+    def got(self, num_samples: int) -> None:
+        """Call when the batch is there; ``num_samples`` over all ranks."""
+        self._waited += self._clock() - self._mark
+        self._samples += num_samples
+
+    def figures(self) -> dict[str, float]:
+        """Return ``samples_per_s`` and ``data_wait_share`` since the last reset."""
+        elapsed = max(self._clock() - self._start, 1e-9)
+        return {"samples_per_s": self._samples / elapsed, "data_wait_share": self._waited / elapsed}
+
+
+class MetricsLog:
+    """Writes figures of a run; only rank 0 has one.
+
+    Args:
+        folder: the run folder.
+        first_step: lines of later steps, left by a run that was stopped after its last checkpoint, are dropped.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        self._path = folder / "metrics.jsonl"
+        self._keep_before(first_step)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+
+    def write(self, step: int, split: str, figures: dict[str, float]) -> None:
+        """Append one line: {"step", "split", name: value}; values that are not finite become null."""
+        line = {"step": step, "split": split, **{k: v if math.isfinite(v) else None for k, v in figures.items()}}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._board.flush()
+
+    def say(self, text: str) -> None:
+        """Print one line at once."""
+        print(text, file=sys.stdout, flush=True)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._board.close()
+
+    def _keep_before(self, first_step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= first_step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a run that was killed while writing it
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self._path)

@@ -1,0 +1,212 @@
+"""The command line: ``imuvid COMMAND``. Thin: it reads the config, starts what does the work, prints the result.
+
+Heavy packages are imported inside the commands, so that ``imuvid --help`` answers at once and a rank has its signal
+handlers before it loads torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imuvid.errors import UserError
+from launcher.slurm import slurm_environment
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Pretrain an IMU encoder on paired video at cluster scale, and prove it on people and devices it never saw.",
+)
+shards_app = typer.Typer(no_args_is_help=True, help="Recordings to tar shards.")
+app.add_typer(shards_app, name="shards")
+
+LOCAL_START = "IMUVID_LOCAL_START"
+"""Variable by which the ranks that ``--nproc`` started know it."""
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options for every command; --debug is read by main()."""
+
+
+@shards_app.command("build")
+def shards_build(config: Path, words: Words = None, json_file: JsonFile = None) -> None:
+    """Build a dataset of shards from recordings.
+
+    Example: imuvid shards build configs/shards/gopro.yaml out=data/gopro workers=8
+    """
+    from imuvid import config as configs
+    from shards.build import build
+    from shards.config import BuildConfig
+
+    settings = configs.load(BuildConfig, config, words or [])
+    print(configs.to_yaml(settings), end="", flush=True)
+    summary = build(settings)
+    for line in summary.lines():
+        print(line)
+    _write_json(json_file, summary)
+
+
+@shards_app.command("verify")
+def shards_verify(folder: Path, json_file: JsonFile = None) -> None:
+    """Check every byte of a dataset: checksums, schema, every sample, the index, the splits. Exit 1 if any fails.
+
+    Example: imuvid shards verify data/gopro
+    """
+    from shards.verify import verify
+
+    report = verify(folder)
+    for line in report.lines():
+        print(line)
+    _write_json(json_file, report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@shards_app.command("manifest")
+def shards_manifest(
+    dataset: Annotated[str, typer.Argument(help="Layout that is read: utd_mhad.")], root: Path, out: Path
+) -> None:
+    """Write the CSV manifest of a public paired dataset, for a build with source.kind=paired.
+
+    Example: imuvid shards manifest utd_mhad /data/utd_mhad build/utd_mhad.csv
+    """
+    from shards.sources.utd_mhad import write_utd_mhad_manifest
+
+    if dataset != "utd_mhad":
+        raise UserError(f"'{dataset}' is no layout that a manifest can be written for; known: utd_mhad")
+    print(f"{out}: {write_utd_mhad_manifest(root, out)} recordings")
+
+
+@app.command()
+def pretrain(
+    config: Path,
+    words: Words = None,
+    nproc: Annotated[
+        int | None, typer.Option(help="Processes to start on this machine; not under srun or torchrun.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Pretrain by contrast of IMU and video; goes on where a run of the same name was stopped.
+
+    On one machine, all GPUs or cores:  imuvid pretrain configs/pretrain/demo.yaml --nproc 2 name=first
+
+    On a cluster:  sbatch --nodes 4 --gpus-per-node 8 --ntasks-per-node 8 slurm/pretrain.sh CONFIG [KEY=VALUE]...
+    """
+    environment = slurm_environment(dict(os.environ))
+    if environment is not None:
+        os.environ.update(environment)
+    is_rank = "RANK" in os.environ
+    if is_rank:
+        from imuvid.training import preemption
+
+        preemption.install()
+        if nproc is not None and LOCAL_START not in os.environ:
+            raise UserError("--nproc starts processes by itself: leave it out under srun and torchrun")
+    from imuvid import config as configs
+    from imuvid.training.config import PretrainConfig
+    from imuvid.training.loop import check_start
+    from imuvid.training.loop import pretrain as run
+
+    settings = configs.load(PretrainConfig, config, words or [])
+    if not is_rank:
+        # Here a mistake is one line; from the ranks it would be one each.
+        check_start(settings, nproc or 1)
+        raise typer.Exit(_start_ranks(nproc or 1))
+    if os.environ["RANK"] == "0":
+        print(configs.to_yaml(settings), end="", flush=True)
+    result = run(settings)
+    if os.environ["RANK"] == "0":
+        _write_json(json_file, result)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: JsonFile = None) -> None:
+    """Judge a checkpoint's encoder on out-of-distribution data sets; writes a report.
+
+    CHECKPOINT is a checkpoint folder, its encoder/ folder, or RUN/checkpoints/latest.
+
+    Example: imuvid evaluate runs/first/checkpoints/latest configs/ood/hapt.yaml hapt.root=/data/hapt
+    """
+    from imuvid import config as configs
+    from imuvid.ood.config import OODConfig
+    from imuvid.ood.job import evaluate as run
+
+    settings = configs.load(OODConfig, config, words or [])
+    result = run(checkpoint, settings)
+    for line in result.lines():
+        print(line)
+    _write_json(json_file, result.summary)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for recordings, shards, run and report.")] = Path("runs/demo"),
+    nproc: Annotated[int, typer.Option(help="Training processes.")] = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """The main job in miniature: simulate recordings, build shards, pretrain, evaluate out of distribution.
+
+    Example: imuvid demo --out /tmp/demo
+    """
+    from launcher.demo import run_demo
+
+    _write_json(json_file, run_demo(out, nproc))
+
+
+def _start_ranks(nproc: int) -> int:
+    from launcher.local import run_local
+
+    os.environ[LOCAL_START] = "1"
+    return run_local(sys.argv[1:], nproc)
+
+
+def _write_json(path: Path | None, result: Any) -> None:
+    if path is None:
+        return
+    content = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints one line and exits with 2, a failure one line and exits with 1."""
+    debug = "--debug" in sys.argv[1:]
+    # --debug is meant to be found wherever it stands.
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    try:
+        app(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except Exception as error:
+        if debug:
+            raise
+        first = str(error).strip().splitlines()
+        _fail(f"{type(error).__name__}: {first[0] if first else ''} (--debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    rank = os.environ.get("RANK")
+    print(f"imuvid: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

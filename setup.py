@@ -1,0 +1,49 @@
+"""Metadata of the package; the tools' settings are in pyproject.toml, the versions known to work in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "imuvid/__init__.py").read_text()).group(1)
+
+setup(
+    name="imuvid",
+    version=VERSION,
+    description="Contrastive IMU-video pretraining at cluster scale, and out-of-distribution evaluation of the encoder",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["imuvid*", "shards*", "launcher*"]),
+    package_data={"imuvid.ood": ["*.html"]},
+    install_requires=[
+        "torch>=2.4",
+        "deepspeed>=0.16",
+        "webdataset>=1.0",
+        "decord>=0.6",
+        "av>=14",
+        "simplejpeg>=1.7",
+        "transformers>=4.50",
+        "safetensors>=0.4",
+        "omegaconf>=2.3",
+        "tensorboard>=2.15",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "pyarrow>=15",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "typer>=0.12",
+        "rich>=13",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "py-gpmf-parser>=0.1.1; python_version<'3.13'"],
+        "s3": ["s3fs>=2024.2"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "bench": ["pytest>=8"],
+        "docs": ["mkdocs-material>=9"],
+    },
+    entry_points={"console_scripts": ["imuvid = launcher.cli:main"]},
+)

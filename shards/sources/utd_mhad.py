@@ -1,0 +1,84 @@
+"""UTD-MHAD as a manifest of the paired source.
+
+Chen, Jafari & Kehtarnavaz, "UTD-MHAD: A multimodal dataset for human action recognition utilizing a depth camera and a
+wearable inertial sensor", ICIP 2015. 27 actions, 8 subjects, 4 repetitions; one sensor at 50 Hz (accelerometer in g,
+gyroscope in deg/s), on the right wrist for actions 1 to 21 and on the right thigh for 22 to 27.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from imuvid.errors import UserError
+
+ACTIONS = (
+    "swipe_left",
+    "swipe_right",
+    "wave",
+    "clap",
+    "throw",
+    "arm_cross",
+    "basketball_shoot",
+    "draw_x",
+    "draw_circle_clockwise",
+    "draw_circle_counter_clockwise",
+    "draw_triangle",
+    "bowling",
+    "boxing",
+    "baseball_swing",
+    "tennis_swing",
+    "arm_curl",
+    "tennis_serve",
+    "push",
+    "knock",
+    "catch",
+    "pickup_and_throw",
+    "jog",
+    "walk",
+    "sit_to_stand",
+    "stand_to_sit",
+    "lunge",
+    "squat",
+)
+"""Names of actions 1 to 27, in the order of the publication."""
+LAST_WRIST_ACTION = 21
+COLUMNS = ("recording", "video", "imu", "position", "subject", "label")
+
+
+def write_utd_mhad_manifest(root: Path, out_csv: Path) -> int:
+    """Write a manifest of all clips that have both an inertial file and a video.
+
+    Args:
+        root: holds ``Inertial/aA_sS_tT_inertial.mat`` (variable d_iner) and ``depth_mp4/aA_sS_tT.mp4``.
+        out_csv: manifest to write; it names the files by absolute paths.
+
+    Returns:
+        the number of clips.
+
+    Raises:
+        UserError: there is no clip in the folder, or the manifest cannot be written.
+    """
+    rows = []
+    for imu in sorted((root / "Inertial").glob("*_inertial.mat")):
+        clip = imu.name.removesuffix("_inertial.mat")
+        match = re.fullmatch(r"a(\d+)_s(\d+)_t(\d+)", clip)
+        video = root / "depth_mp4" / f"{clip}.mp4"
+        if match is None or not 1 <= int(match[1]) <= len(ACTIONS) or not video.is_file():
+            continue
+        action = int(match[1])
+        position = "right_wrist" if action <= LAST_WRIST_ACTION else "right_thigh"
+        rows.append((clip, video.resolve(), imu.resolve(), position, f"s{match[2]}", ACTIONS[action - 1]))
+    if not rows:
+        raise UserError(
+            f"{root}: no UTD-MHAD clip there, such as Inertial/a1_s1_t1_inertial.mat and depth_mp4/a1_s1_t1.mp4"
+        )
+    try:
+        with out_csv.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(rows)
+    except OSError as error:
+        raise UserError(f"{out_csv}: cannot be written: {error.strerror}") from error
+    return len(rows)

@@ -1,0 +1,139 @@
+"""Samples into tars: the same bytes for the same samples, complete under their final name or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg
+
+from imuvid.data.format import BLOCK, Sample, decode_members, encode_members, parse_tar
+
+END_OF_ARCHIVE = bytes(2 * BLOCK)
+"""POSIX.1-1988 (USTAR): two blocks of zeros end an archive."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One sample as it lies in a fragment."""
+
+    fragment: Path
+    offset: int
+    """Bytes from the start of the fragment."""
+    size: int
+    """Bytes, padding included."""
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard under its final name, read back."""
+
+    name: str
+    sha256: str
+    spans: list[tuple[int, int]]
+    """Offset and size (bytes) of each sample, in order."""
+
+
+def tar_members(members: list[tuple[str, bytes]]) -> bytes:
+    """Return the bytes of tar members (name, content): USTAR headers that hold nothing but name and size."""
+    parts = []
+    for name, content in members:
+        header = tarfile.TarInfo(name)
+        header.size, header.mode = len(content), 0o644
+        parts += [header.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % BLOCK)]
+    return b"".join(parts)
+
+
+@contextmanager
+def replacing(path: Path, *, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """Open a file that gets its name ``path`` only once it is complete, synced and, with ``check``, found good."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_shard(path: Path, pieces: list[Piece], positions: list[str], num_frames: int, size: int) -> WrittenShard:
+    """Write the samples as one tar under a temporary name, sync, read it back, rename it to ``path``.
+
+    Args:
+        path: final name.
+        pieces: the samples, in order.
+        positions: of every sample of the dataset; a sample with fewer gets absent sensors.
+        num_frames: frames a sample must have.
+        size: their height and width, pixels.
+
+    Raises:
+        ValueError: what was read back is not what was written, or a sample does not decode.
+    """
+    spans: list[tuple[int, int]] = []
+    digest = hashlib.sha256()
+
+    def check(temporary: Path) -> None:
+        content = temporary.read_bytes()
+        if hashlib.sha256(content).digest() != digest.digest():
+            raise ValueError(f"{temporary}: what was read back is not what was written: is the disk failing?")
+        for start, length in spans:
+            check_frames(decode_members(parse_tar(memoryview(content)[start : start + length])), num_frames, size)
+
+    offset = 0
+    with replacing(path, check=check) as file:
+        for piece in pieces:
+            with piece.fragment.open("rb") as fragment:
+                fragment.seek(piece.offset)
+                raw = _with_positions(fragment.read(piece.size), positions)
+            spans.append((offset, len(raw)))
+            offset += len(raw)
+            digest.update(raw)
+            file.write(raw)
+        digest.update(END_OF_ARCHIVE)
+        file.write(END_OF_ARCHIVE)
+    return WrittenShard(path.name, digest.hexdigest(), spans)
+
+
+def check_frames(sample: Sample, num_frames: int, size: int) -> None:
+    """Raise ValueError unless a sample has that many JPEGs of that height and width (pixels), all of which decode."""
+    if len(sample.frames) != num_frames:
+        raise ValueError(f"{sample.key}: {len(sample.frames)} frames, expected {num_frames}")
+    for i, frame in enumerate(sample.frames):
+        try:
+            shape = simplejpeg.decode_jpeg(frame, colorspace="RGB", strict=True).shape
+        except ValueError as error:
+            raise ValueError(f"{sample.key}: frame {i} does not decode: {error}") from error
+        if shape != (size, size, 3):
+            raise ValueError(f"{sample.key}: frame {i} is {shape[0]}x{shape[1]}, expected {size}x{size}")
+
+
+def _with_positions(raw: bytes, positions: list[str]) -> bytes:
+    sample = decode_members(parse_tar(raw))
+    if sample.meta.positions == positions:
+        return raw
+    at = [positions.index(position) for position in sample.meta.positions]
+    imu = np.zeros((len(sample.imu), len(positions), 6), dtype=np.float32)
+    valid = np.zeros((len(sample.valid), len(positions), 2), dtype=bool)
+    imu[:, at], valid[:, at] = sample.imu, sample.valid
+    sample.imu, sample.valid, sample.meta.positions = imu, valid, list(positions)
+    return tar_members(encode_members(sample))

@@ -1,0 +1,106 @@
+"""A tiny dataset in shard format 1, written with the standard library's tarfile: independent of the builder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+
+from imuvid.data.format import (
+    DATASET_NAME,
+    INDEX_NAME,
+    INDEX_SCHEMA,
+    DatasetInfo,
+    Sample,
+    SampleMeta,
+    encode_members,
+)
+
+RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 20.0, 1.0, 4, 16
+
+
+def tiny_sample(number: int, recording: str, subject: str, label: str | None = None) -> Sample:
+    """A window whose IMU and pictures share one random amplitude, so that the pairing can be learned."""
+    rng = np.random.default_rng(number)
+    steps = round(RATE_HZ * WINDOW_S)
+    amplitude = rng.uniform(0.2, 3.0)
+    imu = (rng.standard_normal((steps, 1, 6)) * amplitude + [0, 0, 9.8, 0, 0, 0]).astype(np.float32)
+    brightness = 40 + 60 * amplitude + rng.uniform(-5, 5)
+    frames = np.clip(brightness + rng.standard_normal((NUM_FRAMES, SIZE, SIZE, 3)) * 10 * amplitude, 0, 255)
+    times = [(i + 0.5) * WINDOW_S / NUM_FRAMES for i in range(NUM_FRAMES)]
+    return Sample(
+        key=f"{recording}-{number:06d}",
+        imu=imu,
+        valid=np.ones((steps, 1, 2), dtype=bool),
+        frames=[simplejpeg.encode_jpeg(np.ascontiguousarray(f.astype(np.uint8)), quality=95) for f in frames],
+        meta=SampleMeta(
+            recording=recording,
+            source="simulated",
+            start_s=0.0,
+            duration_s=WINDOW_S,
+            imu_rate_hz=RATE_HZ,
+            positions=["wrist"],
+            frame_times_s=times,
+            frame_valid=[True] * NUM_FRAMES,
+            subject=subject,
+            label=label,
+        ),
+    )
+
+
+def write_tiny_dataset(folder: Path, num_train: int = 44, num_val: int = 12, per_shard: int = 13) -> Path:
+    """Write a dataset of two windows a recording, subjects apart by split, and return its folder."""
+    folder.mkdir(parents=True)
+    splits = ["train"] * num_train + ["val"] * num_val
+    samples = [
+        tiny_sample(i, f"r{i // 2:03d}", f"s{split}{i % 3 if split == 'train' else 9}") for i, split in enumerate(splits)
+    ]
+    rows = []
+    for start in range(0, len(samples), per_shard):
+        name = f"{start // per_shard:05d}.tar"
+        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i, sample in enumerate(samples[start : start + per_shard], start):
+                offset = tar.offset
+                for member, content in encode_members(sample):
+                    info = tarfile.TarInfo(member)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+                rows.append(
+                    {
+                        "key": sample.key,
+                        "shard": name,
+                        "offset": offset,
+                        "size": tar.offset - offset,
+                        "recording": sample.meta.recording,
+                        "subject": sample.meta.subject,
+                        "split": splits[i],
+                        "label": sample.meta.label,
+                        "start_s": 0.0,
+                        "imu_share": 1.0,
+                        "frame_share": 1.0,
+                    }
+                )
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / INDEX_NAME)
+    info = DatasetInfo(
+        name="tiny",
+        counts={"samples": len(samples), "recordings": len(samples) // 2, "subjects": 4, "shards": -(-len(samples) // per_shard)},
+        hours=len(samples) * WINDOW_S / 3600,
+        window_s=WINDOW_S,
+        imu_rate_hz=RATE_HZ,
+        positions=["wrist"],
+        num_frames=NUM_FRAMES,
+        frame_size=[SIZE, SIZE],
+        labels=[],
+        sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())},
+        config={},
+    )
+    (folder / DATASET_NAME).write_text(json.dumps(asdict(info)))
+    return folder
