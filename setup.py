@@ -39,7 +39,13 @@ setup(
         "rich>=13",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "py-gpmf-parser>=0.1.1; python_version<'3.13'"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "ruff>=0.6",
+            "mypy>=1.10",
+            "py-gpmf-parser>=0.1.1; python_version<'3.13'",
+        ],
         "s3": ["s3fs>=2024.2"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "bench": ["pytest>=8"],

@@ -44,10 +44,12 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
         except (YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"'{word}' cannot be read: {_first_line(error)}") from error
         config = _merge(cls, config, override, f"'{word}'")
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{path or cls.__name__}: no value for {', '.join(missing)}: set it in the file or as key=value")
     try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(
+                f"{path or cls.__name__}: no value for {', '.join(missing)}: set it in the file or as key=value"
+            )
         instance = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{path or cls.__name__}: {_first_line(error)}") from error

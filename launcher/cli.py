@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -151,7 +152,7 @@ def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: Jso
     result = run(checkpoint, settings)
     for line in result.lines():
         print(line)
-    _write_json(json_file, result.summary)
+    _write_json(json_file, result.report)
 
 
 @app.command()
@@ -179,13 +180,18 @@ def _start_ranks(nproc: int) -> int:
 def _write_json(path: Path | None, result: Any) -> None:
     if path is None:
         return
-    content = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    is_record = dataclasses.is_dataclass(result) and not isinstance(result, type)
+    content = dataclasses.asdict(result) if is_record else result
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def main() -> None:
     """Run the command line; a user's mistake prints one line and exits with 2, a failure one line and exits with 1."""
+    # What the packages log (skipped recordings, progress) are lines for the user.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    for name in ("imuvid", "shards", "launcher"):
+        logging.getLogger(name).setLevel(logging.INFO)
     debug = "--debug" in sys.argv[1:]
     # --debug is meant to be found wherever it stands.
     arguments = [word for word in sys.argv[1:] if word != "--debug"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
+import pickle
 import socket
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,14 +24,13 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any) -> list[Any]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    mp.start_processes(_rank, (function, world, port, queue, args), nprocs=world, start_method="spawn")
-    results = dict(queue.get() for _ in range(world))
-    return [results[rank] for rank in range(world)]
+    # Files, not a queue: a pipe would fill up before it is read.
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_rank, (function, world, port, folder, args), nprocs=world, start_method="spawn")
+        return [pickle.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(world)]
 
 
-def _rank(rank: int, function: Callable[..., Any], world: int, port: int, queue: Any, args: tuple) -> None:
+def _rank(rank: int, function: Callable[..., Any], world: int, port: int, folder: str, args: tuple) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -40,6 +42,6 @@ def _rank(rank: int, function: Callable[..., Any], world: int, port: int, queue:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
     try:
-        queue.put((rank, function(rank, *args)))
+        (Path(folder) / str(rank)).write_bytes(pickle.dumps(function(rank, *args)))
     finally:
         dist.destroy_process_group()

@@ -61,7 +61,8 @@ def write_tiny_dataset(folder: Path, num_train: int = 44, num_val: int = 12, per
     folder.mkdir(parents=True)
     splits = ["train"] * num_train + ["val"] * num_val
     samples = [
-        tiny_sample(i, f"r{i // 2:03d}", f"s{split}{i % 3 if split == 'train' else 9}") for i, split in enumerate(splits)
+        tiny_sample(i, f"r{i // 2:03d}", f"s{split}{i % 3 if split == 'train' else 9}")
+        for i, split in enumerate(splits)
     ]
     rows = []
     for start in range(0, len(samples), per_shard):
@@ -91,7 +92,12 @@ def write_tiny_dataset(folder: Path, num_train: int = 44, num_val: int = 12, per
     pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / INDEX_NAME)
     info = DatasetInfo(
         name="tiny",
-        counts={"samples": len(samples), "recordings": len(samples) // 2, "subjects": 4, "shards": -(-len(samples) // per_shard)},
+        counts={
+            "samples": len(samples),
+            "recordings": len(samples) // 2,
+            "subjects": 4,
+            "shards": -(-len(samples) // per_shard),
+        },
         hours=len(samples) * WINDOW_S / 3600,
         window_s=WINDOW_S,
         imu_rate_hz=RATE_HZ,

@@ -39,6 +39,7 @@ INDEX_NAME = "index.parquet"
 DATASET_NAME = "dataset.json"
 BLOCK = 512
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
+_OCTAL = re.compile(rb" *([0-7]+)[\0 ]*")
 SPLITS = ("train", "val", "test")
 
 INDEX_SCHEMA = pa.schema(
@@ -173,13 +174,15 @@ def decode_members(members: dict[str, bytes]) -> Sample:
         if fields.get("format") != FORMAT_VERSION:
             raise ValueError(f"shard format {fields.get('format')}, this program reads {FORMAT_VERSION}")
         meta = SampleMeta(**fields)
+        if not isinstance(meta.recording, str):
+            raise ValueError("recording is no string")
         imu, valid = (_from_npy(members[f"{key}.{name}.npy"]) for name in ("imu", "valid"))
         check_arrays(imu, valid, meta)
         frames = [members[f"{key}.{i:02d}.jpg"] for i in range(len(meta.frame_times_s))]
     except KeyError as error:
         raise ValueError(f"{key}: member {error.args[0]} is missing") from error
-    except (ValueError, TypeError, AttributeError, EOFError) as error:
-        raise ValueError(f"{key}: {error}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from error
     return Sample(key, imu, valid, frames, meta)
 
 
@@ -212,11 +215,11 @@ def parse_tar(raw: bytes | memoryview) -> dict[str, bytes]:
         if header == bytes(BLOCK):
             break
         name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
-        try:
-            size = int(header[124:136].rstrip(b"\0 ") or b"0", 8)
-            stated = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
-        except ValueError as error:
-            raise ValueError(f"damaged tar header at byte {position}") from error
+        # Digits alone: a size below zero would send us back to where we were, for ever.
+        size_field, sum_field = (_OCTAL.fullmatch(header[a:b]) for a, b in ((124, 136), (148, 156)))
+        if size_field is None or sum_field is None:
+            raise ValueError(f"damaged tar header at byte {position}")
+        size, stated = int(size_field[1], 8), int(sum_field[1], 8)
         if sum(header[:148]) + sum(header[156:]) + 8 * 32 != stated:
             raise ValueError(f"damaged tar header at byte {position} (checksum)")
         start = position + BLOCK
@@ -257,9 +260,14 @@ def read_index(folder: str | Path) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path}: the index is missing: build the dataset again")
     try:
-        return pq.read_table(path, schema=INDEX_SCHEMA)
+        table = pq.read_table(path, schema=INDEX_SCHEMA)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
+    # A column that is not in the file reads as nulls.
+    empty = [name for name in ("key", "shard", "offset", "size", "recording", "split") if table[name].null_count]
+    if empty:
+        raise UserError(f"{path}: damaged: no value for {', '.join(empty)} in some rows")
+    return table
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -269,4 +277,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _from_npy(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # numpy's parser of a damaged header lets SyntaxError, TokenError, MemoryError through
+        raise ValueError(f"damaged npy member: {(str(error) or type(error).__name__).splitlines()[0]}") from error

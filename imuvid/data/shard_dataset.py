@@ -51,6 +51,7 @@ class ShardDataset:
         self.keys: list[str] = table["key"].to_pylist()
         self.recordings: list[str] = table["recording"].to_pylist()
         self.subjects: list[str | None] = table["subject"].to_pylist()
+        self.starts_s: list[float] = table["start_s"].to_pylist()
         self.labels: list[str | None] = table["label"].to_pylist()
         self._files: dict[int, int] = {}
 
@@ -111,13 +112,31 @@ class ShardDataset:
         return {**self.__dict__, "_files": {}}
 
 
-def one_window_per_recording(dataset: ShardDataset) -> list[int]:
-    """Return the middle sample of each recording, in the order of the dataset.
+def retrieval_windows(dataset: ShardDataset, choice: str) -> list[int]:
+    """Return the samples that retrieval is judged on, in the order of the dataset.
 
-    Retrieval is judged on these: other windows of a recording may overlap or look the same, so that a miss
-    among them says nothing.
+    Overlapping windows look the same, so that a miss among them says nothing: there are none here.
+
+    Args:
+        dataset: the held-out split.
+        choice: ``non_overlapping`` windows of every recording, or the middle window of each recording
+            (``one_per_recording``), for recordings that show one thing throughout.
+
+    Raises:
+        UserError: the choice is unknown.
     """
     members: dict[str, list[int]] = {}
     for sample, recording in enumerate(dataset.recordings):
         members.setdefault(recording, []).append(sample)
-    return [samples[len(samples) // 2] for samples in members.values()]
+    if choice == "one_per_recording":
+        return [samples[len(samples) // 2] for samples in members.values()]
+    if choice != "non_overlapping":
+        raise UserError(f"train.validate_windows is '{choice}', expected non_overlapping or one_per_recording")
+    chosen = []
+    for samples in members.values():
+        free_s = -np.inf
+        for sample in sorted(samples, key=lambda i: dataset.starts_s[i]):
+            if dataset.starts_s[sample] >= free_s - 1e-6:
+                chosen.append(sample)
+                free_s = dataset.starts_s[sample] + dataset.info.window_s
+    return sorted(chosen)

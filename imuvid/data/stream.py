@@ -11,7 +11,9 @@ damaged tar in silence; its shards are the format all the same, and its stages d
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -99,14 +101,31 @@ def training_stream(
         worker_init_fn=_quiet_worker,
         multiprocessing_context="fork" if config.num_workers else None,
     )
-    return iter(loader)
+    return _batches(loader)
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    try:
+        yield from loader
+    except ValueError as error:
+        # Of a worker's error the loader makes one that begins with the worker's traceback.
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
 
 def _quiet_worker(_worker: int) -> None:
-    # A time limit's or an interrupt's signal reaches the whole process group: only the training process acts on it.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    # A time limit's or an interrupt's signal reaches every process of a job: only the training process acts on it.
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _obey_parent() -> None:
+    # By SIGTERM the training process itself ends its workers, when it fails or gives up waiting; then it joins them.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def evaluation_batches(dataset: ShardDataset, samples: list[int], batch_size: int) -> Iterator[Batch]:

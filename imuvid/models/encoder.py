@@ -78,7 +78,7 @@ def load_encoder(path: str | Path) -> Encoder:
         fields = json.loads((folder / CONFIG_NAME).read_text())
         if fields["format"] != ENCODER_FORMAT:
             raise UserError(f"{folder}: encoder format {fields['format']}, this program reads {ENCODER_FORMAT}")
-        tower = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ImuTowerConfig), fields["tower"]))
+        tower: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ImuTowerConfig), fields["tower"]))
         # The pretrained weights it once started from are not needed again: its own follow.
         tower.patchtst.weights = None
         encoder = Encoder(EncoderConfig(**{**fields, "tower": tower}))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from imuvid.models.norm import GlobalBatchNorm
 from imuvid.models.sensors import normalise_si, pool_sensors
+from imuvid.models.tower import Tower
 
 
 @dataclass
@@ -21,11 +22,13 @@ class ImuCnnConfig:
     """Kernel of each convolution, samples."""
 
 
-class ImuCnn(nn.Module):
-    """Convolutions with batch normalisation, pooled over time by mean and maximum of the valid steps.
+class ImuCnn(Tower):
+    """Convolutions with batch normalisation; the feature is mean and standard deviation over time, of every layer.
 
-    One set of weights reads every sensor; the features of the sensors that are present are averaged, so any
-    number of positions goes, in any order. What is absent enters as zeros with its validity as two more channels.
+    Early layers keep what the last one has given up: of the layers of a network trained on one set of motions, the
+    first ones serve motions that it never saw, and their mean and spread are posture and intensity. One set of
+    weights reads every sensor, and the sensors that are present are averaged, so any number of positions goes, in
+    any order. What is absent enters as zeros with its validity as two more channels.
     """
 
     def __init__(self, config: ImuCnnConfig):
@@ -38,19 +41,20 @@ class ImuCnn(nn.Module):
             for a, b, k in zip(widths, widths[1:], config.kernel_sizes, strict=False)
         )
         self.norms = nn.ModuleList(GlobalBatchNorm(width) for width in config.channels)
-        self.feature_dim = 2 * config.channels[-1]
+        self.feature_dim = 2 * sum(config.channels)
 
     def forward(self, imu: Tensor, valid: Tensor) -> Tensor:
         """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features [B, feature_dim]."""
         batch, _, sensors, _ = imu.shape
         x = torch.cat([normalise_si(imu, valid), valid.to(imu.dtype)], dim=-1)  # [B, T, P, 8]
         x = x.permute(0, 2, 3, 1).flatten(0, 1)  # [B P, 8, T]
-        present = valid.any(-1).permute(0, 2, 1).flatten(0, 1)  # [B P, T]
+        weight = valid.any(-1).permute(0, 2, 1).flatten(0, 1)[:, None].float()  # [B P, 1, T]
+        pooled = []
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = torch.relu(norm(convolution(x)))
-            present = nn.functional.max_pool1d(present[:, None].float(), 2, ceil_mode=True)[:, 0] > 0
-        weight = present[:, None].to(x.dtype)
-        mean = (x * weight).sum(-1) / weight.sum(-1).clamp(min=1)
-        maximum = (x * weight).amax(-1)  # x >= 0 after the ReLU, so a masked step never wins wrongly
-        features = torch.cat([mean, maximum], dim=1).view(batch, sensors, -1)
-        return pool_sensors(features, valid)
+            weight = nn.functional.max_pool1d(weight, 2, ceil_mode=True)  # padding does not count
+            total = weight.sum(-1).clamp(min=1)
+            mean = (x * weight).sum(-1) / total
+            variance = ((x - mean[..., None]).square() * weight).sum(-1) / total
+            pooled += [mean, (variance + 1e-6).sqrt()]  # the root's slope at zero would be infinite
+        return pool_sensors(torch.cat(pooled, dim=1).view(batch, sensors, -1), valid)

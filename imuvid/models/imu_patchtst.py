@@ -1,4 +1,4 @@
-"""PatchTST (Nie et al., ICLR 2023) as IMU tower, from transformers: the encoder of the paper, its defects switchable."""
+"""PatchTST (Nie et al., ICLR 2023) as IMU tower: the paper's encoder, its defects switchable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers import PatchTSTConfig, PatchTSTModel
 
 from imuvid.models.norm import globalise_batchnorm
 from imuvid.models.sensors import normalise_si, pool_sensors
+from imuvid.models.tower import Tower
 from imuvid.models.weights import load_pretrained
 
 
@@ -38,7 +39,7 @@ class ImuPatchTSTConfig:
     """Local folder or hub name of pretrained PatchTST weights; None starts at random."""
 
 
-class ImuPatchTST(nn.Module):
+class ImuPatchTST(Tower):
     """Channel-independent patch transformer with a CLS token a channel; the six CLS vectors are concatenated.
 
     Every sensor goes through the same weights and the sensors that are present are averaged. A channel that is

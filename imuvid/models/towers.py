@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
 from imuvid.errors import UserError
 from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
 from imuvid.models.imu_patchtst import ImuPatchTST, ImuPatchTSTConfig
+from imuvid.models.tower import Tower
 from imuvid.models.video_cnn import VideoCnn, VideoCnnConfig
 from imuvid.models.video_videomae import VideoMAE, VideoMAETowerConfig
 
@@ -33,7 +32,7 @@ class VideoTowerConfig:
     videomae: VideoMAETowerConfig = field(default_factory=VideoMAETowerConfig)
 
 
-def build_imu_tower(config: ImuTowerConfig) -> nn.Module:
+def build_imu_tower(config: ImuTowerConfig) -> Tower:
     """Return the tower: forward(imu [B, T, P, 6], valid [B, T, P, 2]) -> [B, tower.feature_dim].
 
     Raises:
@@ -42,7 +41,7 @@ def build_imu_tower(config: ImuTowerConfig) -> nn.Module:
     return _build("imu_tower", config, {"cnn": ImuCnn, "patchtst": ImuPatchTST})
 
 
-def build_video_tower(config: VideoTowerConfig) -> nn.Module:
+def build_video_tower(config: VideoTowerConfig) -> Tower:
     """Return the tower: forward(frames uint8 [B, F, H, W, 3], frame_valid [B, F]) -> [B, tower.feature_dim].
 
     Raises:
@@ -51,7 +50,7 @@ def build_video_tower(config: VideoTowerConfig) -> nn.Module:
     return _build("video_tower", config, {"cnn": VideoCnn, "videomae": VideoMAE})
 
 
-def _build(name: str, config: ImuTowerConfig | VideoTowerConfig, kinds: dict[str, type[nn.Module]]) -> nn.Module:
+def _build(name: str, config: ImuTowerConfig | VideoTowerConfig, kinds: dict[str, type[Tower]]) -> Tower:
     if config.kind not in kinds:
         raise UserError(f"{name}.kind is '{config.kind}', expected one of {', '.join(kinds)}")
     try:

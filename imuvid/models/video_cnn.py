@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imuvid.models.norm import GlobalBatchNorm
+from imuvid.models.tower import Tower
 
 
 @dataclass
@@ -22,14 +23,14 @@ class VideoCnnConfig:
     """Also give the differences between successive frames as input channels."""
 
 
-class VideoCnn(nn.Module):
+class VideoCnn(Tower):
     """3-D convolutions with batch normalisation, averaged over space and the valid frames."""
 
     def __init__(self, config: VideoCnnConfig):
         super().__init__()
         if len(config.channels) != len(config.time_strides):
             raise ValueError(f"{len(config.channels)} channels but {len(config.time_strides)} time_strides")
-        self.motion = config.motion
+        self.motion, self.time_strides = config.motion, config.time_strides
         widths = [6 if config.motion else 3, *config.channels]
         self.convolutions = nn.ModuleList(
             nn.Conv3d(a, b, 3, stride=(t, 2, 2), padding=1, bias=False)
@@ -47,9 +48,8 @@ class VideoCnn(nn.Module):
             change = nn.functional.pad((x[:, :, 1:] - x[:, :, :-1]) * both, (0, 0, 0, 0, 1, 0))
             x = torch.cat([x, 2 * change], dim=1)
         present = frame_valid[:, None].float()
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+        for convolution, norm, time_stride in zip(self.convolutions, self.norms, self.time_strides, strict=True):
             x = torch.relu(norm(convolution(x)))
-            stride = convolution.stride[0]
-            present = nn.functional.max_pool1d(present, stride, ceil_mode=True)
+            present = nn.functional.max_pool1d(present, time_stride, ceil_mode=True)
         weight = present[:, :, : x.shape[2]].to(x.dtype)  # [B, 1, F']
         return (x.mean((3, 4)) * weight).sum(2) / weight.sum(2).clamp(min=1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEModel
 
+from imuvid.models.tower import Tower
 from imuvid.models.weights import load_pretrained
 
 # Mean and standard deviation of ImageNet's RGB channels, with which VideoMAE was trained (scale 0 to 1).
@@ -35,7 +36,7 @@ class VideoMAETowerConfig:
     """Local folder or hub name, such as MCG-NJU/videomae-base-ssv2 (the paper's); None starts at random."""
 
 
-class VideoMAE(nn.Module):
+class VideoMAE(Tower):
     """A vision transformer over space-time tubes; the feature is the mean of all output tokens."""
 
     def __init__(self, config: VideoMAETowerConfig):

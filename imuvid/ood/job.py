@@ -27,7 +27,7 @@ from imuvid.ood.predictions import HANDMADE, PRETRAINED, RANDOM, merge, predict,
 from imuvid.ood.probes import selection_rule
 from imuvid.ood.protocols import ProtocolConfig, check_not_pretrained, make_folds, natural_order, protocol_name
 from imuvid.ood.report import render
-from imuvid.ood.statements import describe, statements
+from imuvid.ood.statements import describe, score_table, statements
 from imuvid.ood.summary import summarise
 from imuvid.ood.training_log import find_run, read_training_log
 
@@ -49,6 +49,10 @@ class EvaluationResult:
     def html(self) -> Path:
         """The report to open in a browser."""
         return self.out / REPORT_HTML
+
+    def lines(self) -> list[str]:
+        """Return the table of balanced accuracies, the findings and the place of the report, for the terminal."""
+        return [*score_table(self.report["results"]), *[s["text"] for s in self.report["statements"]], f"{self.html}"]
 
 
 def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
@@ -94,7 +98,7 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
         tables.append(table)
         draws[windows.name] = drawn
         facts[windows.name] = {
-            "protocol": describe(protocol, windows, folds, rule, config.num_draws),
+            "protocol": describe(protocol, windows, folds, config.probe, config.num_draws),
             "selection_rule": rule,
             "data": windows.provenance,
             "notes": windows.notes + notes,

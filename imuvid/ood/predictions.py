@@ -137,7 +137,9 @@ def predict(
         for method, arrays in representations.items():
             for draw, array in enumerate(arrays):
                 c = choose_c(array[fold.train], label, windows.subject[fold.train], probe)
-                scores = fit_scores(array[fold.train], label, array[fold.test], len(windows.classes), c)
+                scores = fit_scores(
+                    array[fold.train], label, array[fold.test], len(windows.classes), c, unit_length=probe.unit_length
+                )
                 table.add(method, None, draw, fold.name, fold.test, scores)
         draws = draw_shots(windows.label, fold, index, max(kept, default=0), num_draws, seed)
         published[fold.name] = [
@@ -149,7 +151,13 @@ def predict(
                 for method, arrays in representations.items():
                     array = arrays[draw % len(arrays)]
                     scores = fit_scores(
-                        array[train], windows.label[train], array[fold.test], len(windows.classes), probe.c
+                        array[train],
+                        windows.label[train],
+                        array[fold.test],
+                        len(windows.classes),
+                        probe.c,
+                        reference=array[fold.train] if probe.standardise_by == "unlabelled" else None,
+                        unit_length=probe.unit_length,
                     )
                     table.add(method, k, draw, fold.name, fold.test, scores)
     return table.build(), published, notes

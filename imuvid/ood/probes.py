@@ -11,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from imuvid.errors import UserError
 
 SELECTIONS = ("fixed", "source-validation")
+REFERENCES = ("unlabelled", "labelled")
 
 
 @dataclass
@@ -23,6 +24,11 @@ class ProbeConfig:
     """Inverse strength of the L2 penalty; of the few-shot probes always."""
     candidates: list[float] = field(default_factory=lambda: [0.001, 0.01, 0.1, 1.0, 10.0])
     """Values of c that source-validation chooses from."""
+    standardise_by: str = "unlabelled"
+    """Windows whose mean and SD standardise the features: unlabelled (all windows of the training subjects, whose
+    labels are not looked at) or labelled (only those that train the probe: six windows at one shot of six classes)."""
+    unit_length: bool = True
+    """Scale each window's standardised features to the same length, so that no loud window decides a probe of few."""
 
 
 def selection_rule(config: ProbeConfig) -> str:
@@ -33,6 +39,8 @@ def selection_rule(config: ProbeConfig) -> str:
     """
     if min([config.c, *config.candidates]) <= 0:
         raise UserError("probe.c and probe.candidates must be greater than 0")
+    if config.standardise_by not in REFERENCES:
+        raise UserError(f"probe.standardise_by={config.standardise_by}: choose one of {', '.join(REFERENCES)}")
     if config.selection == "fixed":
         return f"fixed: C = {config.c:g} for every probe, set before any test window was seen"
     if config.selection == "source-validation":
@@ -44,13 +52,29 @@ def selection_rule(config: ProbeConfig) -> str:
     raise UserError(f"probe.selection={config.selection}: choose one of {', '.join(SELECTIONS)}")
 
 
+def feature_rule(config: ProbeConfig) -> str:
+    """Return what is done to the features before the classifier, as a sentence of the report."""
+    which = {
+        "unlabelled": "all windows of the training subjects, without looking at labels",
+        "labelled": "the labelled windows alone",
+    }[config.standardise_by]
+    length = ", then scaled to unit length" if config.unit_length else ""
+    return f"Features are standardised by the mean and SD of {which}{length}."
+
+
 def fit_scores(
-    train: np.ndarray, label: np.ndarray, test: np.ndarray, num_classes: int, c: float, seed: int = 0
+    train: np.ndarray,
+    label: np.ndarray,
+    test: np.ndarray,
+    num_classes: int,
+    c: float,
+    reference: np.ndarray | None = None,
+    unit_length: bool = False,
+    seed: int = 0,
 ) -> np.ndarray:
     """Train on ``train`` and return the class probabilities of ``test``, float32 [M, num_classes].
 
-    The features are standardised by the training windows' mean and SD; the classes weigh the same whatever their
-    numbers. A class that has no training window scores 0.
+    The classes weigh the same whatever their numbers. A class that has no training window scores 0.
 
     Args:
         train: float [N, D].
@@ -58,15 +82,26 @@ def fit_scores(
         test: float [M, D].
         num_classes: K.
         c: inverse strength of the L2 penalty.
+        reference: float [R, D], windows whose mean and SD standardise the features; None: ``train``.
+        unit_length: scale the standardised features of each window to length sqrt(D).
         seed: of the solver.
     """
-    centre, scale = train.mean(axis=0), train.std(axis=0)
-    # A feature that does not vary among the training windows says nothing; dividing by its rounding error would.
+    reference = train if reference is None else reference
+    centre, scale = reference.mean(axis=0), reference.std(axis=0)
+    # A feature that does not vary among these windows says nothing; dividing by its rounding error would.
     scale = np.where(scale > 1e-6 * (1 + np.abs(centre)), scale, np.inf)
+
+    def normalise(features: np.ndarray) -> np.ndarray:
+        standardised = (features - centre) / scale
+        if not unit_length:
+            return standardised
+        length = np.linalg.norm(standardised, axis=1, keepdims=True) / np.sqrt(standardised.shape[1])
+        return standardised / np.maximum(length, 1e-12)
+
     probe = LogisticRegression(C=c, class_weight="balanced", max_iter=2000, random_state=seed)
-    probe.fit((train - centre) / scale, label)
+    probe.fit(normalise(train), label)
     scores = np.zeros((len(test), num_classes), dtype=np.float32)
-    scores[:, probe.classes_] = probe.predict_proba((test - centre) / scale)
+    scores[:, probe.classes_] = probe.predict_proba(normalise(test))
     return scores
 
 
@@ -91,6 +126,7 @@ def choose_c(train: np.ndarray, label: np.ndarray, subject: np.ndarray, config: 
     num_classes = int(label.max()) + 1
     merits = []
     for c in config.candidates:
-        scores = fit_scores(train[~held_out], label[~held_out], train[held_out], num_classes, c)
+        fit, held = train[~held_out], train[held_out]
+        scores = fit_scores(fit, label[~held_out], held, num_classes, c, unit_length=config.unit_length)
         merits.append(balanced_accuracy_score(label[held_out], scores.argmax(axis=1)))
     return config.candidates[int(np.argmax(merits))]

@@ -6,6 +6,7 @@ from typing import Any
 
 from imuvid.ood.datasets.base import Windows
 from imuvid.ood.predictions import HANDMADE, RANDOM
+from imuvid.ood.probes import ProbeConfig, feature_rule, selection_rule
 from imuvid.ood.protocols import Fold, ProtocolConfig
 from imuvid.ood.summary import ALL
 
@@ -17,7 +18,9 @@ METHOD_NAMES = {
 }
 
 
-def describe(config: ProtocolConfig, windows: Windows, folds: list[Fold], rule: str, num_draws: int) -> list[str]:
+def describe(
+    config: ProtocolConfig, windows: Windows, folds: list[Fold], probe: ProbeConfig, num_draws: int
+) -> list[str]:
     """Return the protocol, one sentence each."""
     sizes = f"{windows.provenance['window_s']:g} s at {windows.rate_hz:g} Hz, {' + '.join(windows.positions)}"
     if config.kind == "subject-split":
@@ -34,12 +37,31 @@ def describe(config: ProtocolConfig, windows: Windows, folds: list[Fold], rule: 
     return [
         f"Windows of {sizes}, without overlap, inside labelled stretches.",
         split,
-        "Features are standardised and classified by logistic regression (L2, classes weighted equally). "
-        f"Selection rule: {rule}.",
+        f"{feature_rule(probe)} They are classified by logistic regression (L2, classes weighted equally). "
+        f"Selection rule: {selection_rule(probe)}.",
         f"k shots: k windows of each class, drawn from the training subjects, {num_draws} draws, the same for every "
         "method and written in draws.json; every draw is tested on all test windows.",
         "Each draw has a random-initialised encoder of its own, of the same architecture.",
     ]
+
+
+def score_table(results: dict[str, Any]) -> list[str]:
+    """Return the balanced accuracies with their intervals as lines of a text table, one block a data set."""
+    lines = []
+    for name, result in results.items():
+        scores = {(row["method"], row["shots"]): row["metrics"]["balanced_accuracy"] for row in result["scores"]}
+        shots = [row["shots"] for row in result["scores"] if row["method"] == "pretrained"]
+        chance = result["chance"]["balanced_accuracy"]
+        lines.append(
+            f"{name}: balanced accuracy [95 % interval], {result['num_test_windows']} test windows of"
+            f" {len(result['test_subjects'])} subjects, chance {chance:.3f}"
+        )
+        lines.append(f"{'shots':>8}" + "".join(f"{METHOD_NAMES[m]:>28}" for m in ("pretrained", "random", "handmade")))
+        for shot in shots:
+            cells = [scores.get((method, shot)) for method in ("pretrained", "random", "handmade")]
+            text = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "" for c in cells]
+            lines.append(f"{shot:>8}" + "".join(f"{cell:>28}" for cell in text))
+    return lines
 
 
 def statements(results: dict[str, Any]) -> list[dict[str, Any]]:

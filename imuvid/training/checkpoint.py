@@ -45,7 +45,11 @@ class StreamState:
 
 
 def save_checkpoint(
-    folder: Path, state: StreamState, write_engine: Callable[[Path], None], write_encoder: Callable[[Path], None], keep: int
+    folder: Path,
+    state: StreamState,
+    write_engine: Callable[[Path], None],
+    write_encoder: Callable[[Path], None],
+    keep: int,
 ) -> Path:
     """Write checkpoint ``state.step`` below ``folder`` and make it the latest. Every rank must call it.
 

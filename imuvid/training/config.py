@@ -19,8 +19,10 @@ class ScheduleConfig:
     log_every_steps: int = 10
     validate_every_epochs: float = 5.0
     """Retrieval on the held-out split; also at the end."""
+    validate_windows: str = "non_overlapping"
+    """Which held-out windows: non_overlapping ones of every recording, or one_per_recording (the middle one)."""
     validate_max_windows: int = 2048
-    """Most windows for it: the middle one of each recording, evenly spaced recordings if there are more."""
+    """Most windows for it; evenly spaced ones if there are more."""
     checkpoint_every_steps: int = 500
     """Also at the end and on a signal."""
     keep_checkpoints: int = 3

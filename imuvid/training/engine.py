@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +75,19 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
     else:
         # DeepSpeed asks once for its accelerator; on a machine with GPUs it would take them.
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed compiles an extension at its first start on a CPU and looks for ninja on the PATH, where that of a
+    # virtual environment is only while it is activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    import deepspeed  # here, since its import takes seconds and reads DS_ACCELERATOR
+
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_s)
         )
+        with _quiet():
+            deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
     except (dist.DistError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise RuntimeError(f"rank {rank} of {world} could not meet the others at {place}: {first}") from error
@@ -96,9 +105,14 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, device: torch.device, local_batch_size: int
+        self,
+        model: nn.Module,
+        config: EngineConfig,
+        optimizer: OptimizerConfig,
+        device: torch.device,
+        local_batch_size: int,
     ):
-        import deepspeed  # here, since its import takes seconds and looks for compilers
+        import deepspeed
 
         if config.zero_stage not in (0, 1, 2, 3):
             raise UserError(f"engine.zero_stage is {config.zero_stage}, expected 0, 1, 2 or 3")
@@ -116,10 +130,11 @@ class Engine:
         }
         model.to(device)
         adamw = torch.optim.AdamW(
-            parameter_groups(model, optimizer.weight_decay), lr=optimizer.lr, betas=tuple(optimizer.betas)
+            parameter_groups(model, optimizer.weight_decay),
+            lr=optimizer.lr,
+            betas=(optimizer.betas[0], optimizer.betas[1]),
         )
         with _quiet():
-            deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=adamw, config=settings, dist_init_required=False
             )
@@ -186,8 +201,6 @@ class Engine:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep DeepSpeed's informational lines out of the user's terminal; warnings and errors pass."""
-    import logging
-
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -24,7 +24,7 @@ VARIABLES = (
 
 def describe_environment() -> dict:
     """Return versions, git state, devices and the job's shape, as plain JSON values."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

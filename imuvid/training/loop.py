@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from imuvid import config as configs
-from imuvid.data.shard_dataset import ShardDataset, one_window_per_recording
+from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
 from imuvid.models.encoder import EncoderConfig, save_encoder
@@ -108,13 +108,15 @@ def _train(run: _Run) -> RunResult:
 class _Run:
     """One rank's part of a run: what is set up once and what is done now and then."""
 
+    meters: MetricsLog | None = None  # until the run is set up, and on all ranks but 0
+
     def __init__(self, config: PretrainConfig):
         self.config = config
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = resolve_device(config.engine.device, int(os.environ["LOCAL_RANK"]))
         dtype = resolve_dtype(config.engine.dtype)
         self.dataset, self.held_out = check_start(config, self.world)
-        middle = one_window_per_recording(self.held_out)
+        middle = retrieval_windows(self.held_out, config.train.validate_windows)
         stride = -(-len(middle) // config.train.validate_max_windows)
         self.validation_samples = middle[::stride]
         steps_per_epoch = len(self.dataset) / config.data.batch_size
@@ -131,8 +133,8 @@ class _Run:
         model = TwoTower(config.model, dtype)
         self.engine = Engine(model, config.engine, config.optimizer, self.device, config.data.batch_size // self.world)
         self.step = self._resume()
-        self.meters = MetricsLog(self.folder, self.step) if self.rank == 0 else None
-        if self.meters:
+        if self.rank == 0:
+            self.meters = MetricsLog(self.folder, self.step)
             self.meters.say(self._describe())
         self._began = time.monotonic()
 
@@ -203,7 +205,7 @@ class _Run:
 
     def close(self) -> None:
         """Close the logs and leave the process group."""
-        if getattr(self, "meters", None):
+        if self.meters:
             self.meters.close()
         if dist.is_initialized():
             dist.destroy_process_group()

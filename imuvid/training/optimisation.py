@@ -27,7 +27,7 @@ class OptimizerConfig:
 
 
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate of ``step`` in [0, num_steps): a function of these alone, so a resume cannot shift it."""
+    """Return the learning rate of ``step`` in [0, num_steps): of these alone, so that a resume cannot shift it."""
     warmup = round(num_steps * config.warmup_share)
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -41,7 +41,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
     Vectors (biases, normalisation, temperature) and learned tokens or position tables are not decayed.
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

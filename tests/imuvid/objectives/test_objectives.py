@@ -106,9 +106,7 @@ def test_sigmoid_equals_the_siglip_loss_of_transformers():
     with torch.no_grad():
         peer.logit_scale.fill_(2.0)
         peer.logit_bias.fill_(-3.0)
-        output = peer(
-            input_ids=torch.randint(1, 19, (6, 4)), pixel_values=torch.randn(6, 3, 8, 8), return_loss=True
-        )
+        output = peer(input_ids=torch.randint(1, 19, (6, 4)), pixel_values=torch.randn(6, 3, 8, 8), return_loss=True)
         objective = PairwiseSigmoid()
         objective.log_scale.fill_(2.0)
         objective.bias.fill_(-3.0)

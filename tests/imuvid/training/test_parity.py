@@ -60,7 +60,9 @@ def on_rank(rank: int, world: int) -> dict:
         engine = Engine(model_of(name), EngineConfig(), OptimizerConfig(), torch.device("cpu"), BATCH // world)
         loss, _ = engine.forward(batch)
         engine.engine.backward(loss)
-        gradients = {n: safe_get_full_grad(p).numpy().copy() for n, p in engine.module.named_parameters() if p.requires_grad}
+        gradients = {
+            n: safe_get_full_grad(p).numpy().copy() for n, p in engine.module.named_parameters() if p.requires_grad
+        }
         results[name] = loss.item(), gradients
     return results
 
@@ -73,10 +75,10 @@ def test_two_ranks_equal_one_process():
         loss, _ = model(make_batch())
         loss.backward()
         assert np.mean([rank[name][0] for rank in ranks]) == pytest.approx(loss.item(), rel=1e-5)
-        for parameter_name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            expected = parameter.grad.numpy()
-            tolerance = 1e-5 * max(np.abs(expected).max(), 1e-6)
+        gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.requires_grad}
+        largest = max(np.abs(gradient).max() for gradient in gradients.values())
+        for parameter_name, expected in gradients.items():
+            # Some gradients are zero but for rounding (the bias of keys under a softmax).
+            tolerance = 1e-5 * max(np.abs(expected).max(), 1e-4 * largest)
             for rank in ranks:
                 assert np.abs(rank[name][1][parameter_name] - expected).max() <= tolerance, (name, parameter_name)

@@ -1,0 +1,46 @@
+# Everything runs in .venv, which `make setup` makes once; the other targets call it.
+#   make demo        the main job in miniature: recordings -> shards -> pretraining -> out-of-distribution report
+#   make test        all tests            make test-fast   those that take seconds
+#   make soak        the long fault tests at full counts
+#   make lint        ruff and mypy        make bench       the benchmarks
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: setup demo test test-fast soak lint bench clean
+setup: $(STAMP)
+
+# DeepSpeed's build reads the torch that is there, so torch comes first and the build is not isolated. Its small
+# extension for collectives on CPUs is compiled here, once, not in the first run.
+$(STAMP): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools wheel ninja packaging psutil py-cpuinfo numpy torch
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[test]'
+	$(BIN)/python -m imuvid.training.warm_up
+	touch $@
+
+demo: setup
+	$(BIN)/imuvid demo
+
+test: setup
+	$(PYTEST)
+
+test-fast: setup
+	$(PYTEST) -m 'not slow and not cluster' -x
+
+soak: setup
+	IMUVID_SOAK=1 $(PYTEST) -m 'slow or cluster'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.render
+
+clean:
+	rm -rf $(VENV) build runs

@@ -1,0 +1,154 @@
+"""The training stream: the same global batches for any ranks, workers and place to begin, and no silent damage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import pytest
+import torch
+
+from imuvid.data.augment import AugmentConfig
+from imuvid.data.batch import Batch
+from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.stream import DataConfig, evaluation_batches, training_stream
+
+STEPS = 9  # 72 windows: well into the second epoch of 44
+ALL = AugmentConfig(rotate_share=1.0, drop_gyro_share=0.5)
+
+
+def batches(folder, steps=STEPS, first_step=0, rank=0, world=1, num_workers=0, augment=ALL, **data) -> list[Batch]:
+    dataset = ShardDataset(folder, "train")
+    config = DataConfig(path=str(folder), batch_size=8, num_workers=num_workers, augment=augment, **data)
+    return list(islice(training_stream(dataset, config, 5, rank, world, first_step, False), steps))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_dataset) -> list[Batch]:
+    return batches(tiny_dataset)
+
+
+def test_shapes_and_an_epoch_has_every_sample_once(whole):
+    first = whole[0]
+    assert first.imu.shape == (8, 20, 1, 6)
+    assert first.imu.dtype == torch.float32
+    assert first.valid.shape == (8, 20, 1, 2)
+    assert first.frames.shape == (8, 4, 16, 16, 3)
+    assert first.frames.dtype == torch.uint8
+    assert torch.cat([batch.sample for batch in whole])[:44].sort().values.tolist() == list(range(44))
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_any_number_of_workers_gives_the_same_batches(tiny_dataset, whole, num_workers):
+    assert all(map(same, batches(tiny_dataset, num_workers=num_workers), whole))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_number_of_ranks_gives_the_same_global_batches(tiny_dataset, whole, world):
+    ranks = [batches(tiny_dataset, rank=rank, world=world) for rank in range(world)]
+    assert all(same(joined(list(parts)), expected) for *parts, expected in zip(*ranks, whole, strict=True))
+
+
+@pytest.mark.parametrize(("first_step", "num_workers"), [(1, 0), (5, 3), (7, 0)])
+def test_beginning_at_a_step_equals_skipping_to_it(tiny_dataset, whole, first_step, num_workers):
+    later = batches(tiny_dataset, STEPS - first_step, first_step, num_workers=num_workers)
+    assert all(map(same, later, whole[first_step:]))
+    assert len(later) == STEPS - first_step
+
+
+def test_a_sample_is_augmented_otherwise_in_the_next_epoch(whole):
+    seen: dict[int, torch.Tensor] = {}
+    repeated = 0
+    for batch in whole:
+        for sample, imu in zip(batch.sample.tolist(), batch.imu, strict=True):
+            if sample in seen:
+                repeated += 1
+                assert not torch.equal(seen[sample], imu)
+            seen[sample] = imu
+    assert repeated == 28
+
+
+def test_evaluation_is_unaugmented_in_order_and_may_end_short(tiny_dataset):
+    dataset = ShardDataset(tiny_dataset, "val")
+    parts = list(evaluation_batches(dataset, [3, 1, 7], 2))
+    assert [len(part) for part in parts] == [2, 1]
+    assert torch.cat([part.sample for part in parts]).tolist() == [3, 1, 7]
+    assert torch.equal(parts[1].imu[0], torch.from_numpy(dataset.example(7).imu))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_damaged_sample_stops_the_stream_with_shard_and_key(tiny_dataset, tmp_path, num_workers):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    raw = bytearray((copied / "00001.tar").read_bytes())
+    raw[5] ^= 1
+    (copied / "00001.tar").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"00001\.tar: sample r006-000013: damaged tar header") as caught:
+        batches(copied, num_workers=num_workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused(tiny_dataset):
+    with pytest.raises(ValueError, match="no multiple of the 3 ranks"):
+        batches(tiny_dataset, world=3)
+
+
+def children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def test_workers_outlive_the_signals_of_a_time_limit(tiny_dataset, whole):
+    before = set(children())
+    dataset = ShardDataset(tiny_dataset, "train")
+    config = DataConfig(path=str(tiny_dataset), batch_size=8, num_workers=2, augment=ALL)
+    stream = training_stream(dataset, config, 5, 0, 1, 0, False)
+    got = [next(stream)]
+    workers = set(children()) - before
+    assert len(workers) == 2
+    # From another process, as Slurm sends them.
+    for name in ("TERM", "INT", "USR1"):
+        subprocess.run(["kill", f"-{name}", *map(str, workers)], check=True)
+    time.sleep(0.2)
+    got += islice(stream, STEPS - 1)
+    assert all(map(same, got, whole))
+    del stream
+    deadline = time.monotonic() + 10
+    while workers & set(children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not workers & set(children())
+
+
+HUNG = """
+import sys, time
+from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.stream import DataConfig, training_stream
+
+class Hung(ShardDataset):
+    def example(self, sample):
+        time.sleep(1000)
+
+stream = training_stream(Hung(sys.argv[1], "train"), DataConfig(batch_size=8, timeout_s=0.5), 0, 0, 1, 0, False)
+next(stream)
+"""
+
+
+@pytest.mark.slow
+def test_storage_that_hangs_ends_the_process_within_the_time_limit(tiny_dataset):
+    # Ending includes the worker, which does not answer: Python waits for its children at exit.
+    run = subprocess.run(
+        [sys.executable, "-c", HUNG, str(tiny_dataset)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1
+    assert "timed out after 0.5 seconds" in run.stderr
