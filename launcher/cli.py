@@ -79,7 +79,10 @@ def shards_verify(folder: Path, json_file: JsonFile = None) -> None:
 
 @shards_app.command("manifest")
 def shards_manifest(
-    dataset: Annotated[str, typer.Argument(help="Layout that is read: utd_mhad.")], root: Path, out: Path
+    dataset: Annotated[str, typer.Argument(help="Layout that is read: utd_mhad.")],
+    root: Path,
+    out: Path,
+    json_file: JsonFile = None,
 ) -> None:
     """Write the CSV manifest of a public paired dataset, for a build with source.kind=paired.
 
@@ -89,7 +92,9 @@ def shards_manifest(
 
     if dataset != "utd_mhad":
         raise UserError(f"'{dataset}' is no layout that a manifest can be written for; known: utd_mhad")
-    print(f"{out}: {write_utd_mhad_manifest(root, out)} recordings")
+    recordings = write_utd_mhad_manifest(root, out)
+    print(f"{out}: {recordings} recordings")
+    _write_json(json_file, {"manifest": str(out), "recordings": recordings})
 
 
 @app.command()
@@ -97,7 +102,7 @@ def pretrain(
     config: Path,
     words: Words = None,
     nproc: Annotated[
-        int | None, typer.Option(help="Processes to start on this machine; not under srun or torchrun.")
+        int | None, typer.Option(min=1, help="Processes to start on this machine; not under srun or torchrun.")
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -119,13 +124,14 @@ def pretrain(
             raise UserError("--nproc starts processes by itself: leave it out under srun and torchrun")
     from imuvid import config as configs
     from imuvid.training.config import PretrainConfig
-    from imuvid.training.loop import check_start
     from imuvid.training.loop import pretrain as run
+    from imuvid.training.start import check_run_folder, check_start
 
     settings = configs.load(PretrainConfig, config, words or [])
     if not is_rank:
         # Here a mistake is one line; from the ranks it would be one each.
-        check_start(settings, nproc or 1)
+        train, _ = check_start(settings, nproc or 1)
+        check_run_folder(settings, train.info.fingerprint)
         raise typer.Exit(_start_ranks(nproc or 1))
     if os.environ["RANK"] == "0":
         print(configs.to_yaml(settings), end="", flush=True)

@@ -21,6 +21,7 @@ import av
 import decord
 import numpy as np
 
+from shards.mp4 import outer_boxes
 from shards.sources.base import RecordingError
 
 decord.logging.set_level(decord.logging.QUIET)
@@ -53,11 +54,11 @@ def probe(path: Path) -> VideoInfo:
     if path.stat().st_size == 0:
         raise RecordingError("empty", f"{path}: is empty: copy it again")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
                 raise RecordingError("not_a_video", f"{path}: holds no video")
-            if "mp4" in container.format.name and _breaks_off(path):
+            if "mp4" in container.format.name and not outer_boxes(path)[1]:
                 raise RecordingError("truncated", f"{path}: is not complete: copy it again")
             # Only the numbers are kept: the packets together are as large as the file.
             shown = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.size and not p.is_discard]
@@ -70,7 +71,7 @@ def probe(path: Path) -> VideoInfo:
             start_s = float(stamps[0]) * unit_s
             duration_s = float(times_s[-1] + (lengths[-1] or usual) * unit_s)
             aspect = float(stream.sample_aspect_ratio or 1)
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             frame = next(container.decode(container.streams.best("video")))
             assert isinstance(frame, av.VideoFrame)
     except (av.error.FFmpegError, StopIteration) as error:
@@ -110,25 +111,6 @@ def read_frames(
         raise RecordingError(
             "damaged_video", f"{path}: decoding fails after {index + 1} of {len(info.times_s)} frames: encode it again"
         ) from error
-
-
-def _breaks_off(path: Path) -> bool:
-    """Whether the outermost boxes of an MP4 (ISO/IEC 14496-12, 4.2) claim more than the file holds.
-
-    The number of frames in the header cannot tell: an edit list that trims the end leaves out frames too.
-    """
-    end, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while position + 8 <= end:
-            file.seek(position)
-            header = file.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if length == 0:
-                return False
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            position += max(length, 8)
-    return position != end
 
 
 def _scaled(info: VideoInfo, size: int, fit: str) -> tuple[int, int]:

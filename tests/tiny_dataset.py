@@ -27,8 +27,11 @@ from imuvid.data.format import (
 RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 20.0, 1.0, 4, 16
 
 
-def tiny_sample(number: int, recording: str, subject: str, label: str | None = None) -> Sample:
-    """A window whose IMU and pictures share one random amplitude, so that the pairing can be learned."""
+def tiny_sample(number: int, recording: str, subject: str) -> Sample:
+    """A window whose IMU and pictures share one random amplitude, so that the pairing can be learned.
+
+    The label says whether it is above or below the middle.
+    """
     rng = np.random.default_rng(number)
     steps = round(RATE_HZ * WINDOW_S)
     amplitude = rng.uniform(0.2, 3.0)
@@ -51,17 +54,22 @@ def tiny_sample(number: int, recording: str, subject: str, label: str | None = N
             frame_times_s=times,
             frame_valid=[True] * NUM_FRAMES,
             subject=subject,
-            label=label,
+            label="strong" if amplitude > 1.6 else "weak",
         ),
     )
 
 
-def write_tiny_dataset(folder: Path, num_train: int = 44, num_val: int = 12, per_shard: int = 13) -> Path:
-    """Write a dataset of two windows a recording, subjects apart by split, and return its folder."""
+def write_tiny_dataset(
+    folder: Path, num_train: int = 44, num_val: int = 12, per_shard: int = 13, people: str = "s"
+) -> Path:
+    """Write a dataset of two windows a recording, subjects apart by split, and return its folder.
+
+    Subjects are named ``people`` + split + number.
+    """
     folder.mkdir(parents=True)
     splits = ["train"] * num_train + ["val"] * num_val
     samples = [
-        tiny_sample(i, f"r{i // 2:03d}", f"s{split}{i % 3 if split == 'train' else 9}")
+        tiny_sample(i, f"r{i // 2:03d}", f"{people}{split}{i % 3 if split == 'train' else 9}")
         for i, split in enumerate(splits)
     ]
     rows = []
@@ -104,7 +112,7 @@ def write_tiny_dataset(folder: Path, num_train: int = 44, num_val: int = 12, per
         positions=["wrist"],
         num_frames=NUM_FRAMES,
         frame_size=[SIZE, SIZE],
-        labels=[],
+        labels=["strong", "weak"],
         sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())},
         config={},
     )

@@ -40,7 +40,7 @@ class ShardDataset:
         self._shards = list(dict.fromkeys(shards))
         for name in self._shards:
             # The name comes from a file that someone may have sent us: it must stay inside the folder.
-            if Path(name).name != name:
+            if Path(name).name != name or name in ("", ".."):
                 raise UserError(f"{folder}: the index names the shard '{name}', which is no plain file name")
         number = {name: i for i, name in enumerate(self._shards)}
         self._shard = np.array([number[name] for name in shards], dtype=np.int32)

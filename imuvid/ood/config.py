@@ -30,6 +30,8 @@ class OODConfig:
     """Resamples of the test subjects for the intervals."""
     seed: int = 0
     """Of the draws, the random-initialised encoders and the resamples."""
+    sensors: str = "apart"
+    """Data sets with several sensors: apart (each through the encoder alone, features side by side) or together."""
     batch_size: int = 256
     """Windows that are embedded at once."""
     device: str = "auto"

@@ -28,7 +28,9 @@ def choose_device(name: str) -> torch.device:
 
 
 @torch.inference_mode()
-def embed(encoder: torch.nn.Module, windows: Windows, batch_size: int, device: torch.device) -> np.ndarray:
+def embed(
+    encoder: torch.nn.Module, windows: Windows, batch_size: int, device: torch.device, sensors: str = "apart"
+) -> np.ndarray:
     """Return the representations float32 [N, D] of the windows, in their order.
 
     Args:
@@ -36,6 +38,8 @@ def embed(encoder: torch.nn.Module, windows: Windows, batch_size: int, device: t
         windows: N windows.
         batch_size: B.
         device: where it runs; the encoder is moved there.
+        sensors: ``apart``: each of the P sensors goes through the encoder alone and their features stand side by
+            side, so that a probe knows which is which; ``together``: the encoder combines them in its own way.
 
     Raises:
         UserError: a representation is not finite.
@@ -46,7 +50,9 @@ def embed(encoder: torch.nn.Module, windows: Windows, batch_size: int, device: t
         imu, valid = (
             torch.from_numpy(array[start : start + batch_size]).to(device) for array in (windows.imu, windows.valid)
         )
-        rows.append(encoder(imu, valid).float().cpu().numpy())
+        groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(imu.shape[2])]
+        features = [encoder(imu[:, :, group], valid[:, :, group]) for group in groups]
+        rows.append(torch.cat(features, dim=1).float().cpu().numpy())
     array = np.concatenate(rows)
     if not np.isfinite(array).all():
         num = int((~np.isfinite(array).all(axis=1)).sum())

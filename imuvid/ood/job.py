@@ -70,6 +70,8 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
     checkpoint = Path(checkpoint)
     rule = selection_rule(config.probe)
     device = choose_device(config.device)
+    if config.sensors not in ("apart", "together"):
+        raise UserError(f"sensors={config.sensors}: choose apart or together")
     encoder = load_encoder(checkpoint)
     run = find_run(checkpoint)
     out = _out_folder(config, run, encoder.config.provenance)
@@ -98,7 +100,7 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
         tables.append(table)
         draws[windows.name] = drawn
         facts[windows.name] = {
-            "protocol": describe(protocol, windows, folds, config.probe, config.num_draws),
+            "protocol": describe(protocol, windows, folds, config.probe, config.num_draws, config.sensors),
             "selection_rule": rule,
             "data": windows.provenance,
             "notes": windows.notes + notes,
@@ -144,9 +146,11 @@ def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple
 def _representations(windows: Windows, encoder: Encoder, config: OODConfig, device: Any) -> dict[str, list]:
     logger.info("%s: embedding %d windows", windows.name, len(windows.label))
     return {
-        PRETRAINED: [embed(encoder, windows, config.batch_size, device)],
+        PRETRAINED: [embed(encoder, windows, config.batch_size, device, config.sensors)],
         RANDOM: [
-            embed(random_encoder(encoder.config, config.seed + draw), windows, config.batch_size, device)
+            embed(
+                random_encoder(encoder.config, config.seed + draw), windows, config.batch_size, device, config.sensors
+            )
             for draw in range(config.num_draws)
         ],
         HANDMADE: [handmade_features(windows.imu, windows.valid, windows.rate_hz)],

@@ -17,9 +17,14 @@ METHOD_NAMES = {
     "majority": "majority class",
 }
 
+SENSORS_RULE = {
+    "apart": "each goes through the encoder alone, and their features stand side by side.",
+    "together": "the encoder combines them.",
+}
+
 
 def describe(
-    config: ProtocolConfig, windows: Windows, folds: list[Fold], probe: ProbeConfig, num_draws: int
+    config: ProtocolConfig, windows: Windows, folds: list[Fold], probe: ProbeConfig, num_draws: int, sensors: str
 ) -> list[str]:
     """Return the protocol, one sentence each."""
     sizes = f"{windows.provenance['window_s']:g} s at {windows.rate_hz:g} Hz, {' + '.join(windows.positions)}"
@@ -41,6 +46,7 @@ def describe(
         f"Selection rule: {selection_rule(probe)}.",
         f"k shots: k windows of each class, drawn from the training subjects, {num_draws} draws, the same for every "
         "method and written in draws.json; every draw is tested on all test windows.",
+        *(["Several sensors: " + SENSORS_RULE[sensors]] if len(windows.positions) > 1 else []),
         "Each draw has a random-initialised encoder of its own, of the same architecture.",
     ]
 

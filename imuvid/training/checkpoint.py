@@ -68,7 +68,8 @@ def save_checkpoint(
     staging, final = folder / f".{name}.tmp", folder / name
     with _agreed(f"checkpoint {final} could not be started"):
         if rank() == 0:
-            shutil.rmtree(staging, ignore_errors=True)
+            for stale in folder.glob(".step-*.tmp"):
+                shutil.rmtree(stale, ignore_errors=True)
             (staging / "engine").mkdir(parents=True)
     with _agreed(f"checkpoint {final} could not be written"):
         write_engine(staging / "engine")
@@ -86,7 +87,8 @@ def save_checkpoint(
             _sync(pointer)
             os.replace(pointer, folder / LATEST_NAME)
             _sync(folder)
-            for old in sorted(folder.glob("step-*"))[:-keep]:
+            # Of those up to this one: what lies beyond it was damaged, or this one would not have been written again.
+            for old in sorted(c for c in folder.glob("step-*") if c <= final)[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -99,8 +101,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
     candidates = sorted(folder.glob("step-*"), reverse=True)
     pointer = folder / LATEST_NAME
     if pointer.is_file():
-        named = folder / Path(pointer.read_text().strip()).name
-        candidates = [named, *(c for c in candidates if c < named)]
+        named = folder / Path(pointer.read_text(errors="replace").strip()).name
+        if named in candidates:
+            candidates = candidates[candidates.index(named) :]
     return next((c for c in candidates if manifest_problem(c) is None), None)
 
 

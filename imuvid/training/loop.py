@@ -18,23 +18,20 @@ import torch
 import torch.distributed as dist
 
 from imuvid import config as configs
-from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
+from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
 from imuvid.models.encoder import EncoderConfig, save_encoder
 from imuvid.models.two_tower import TwoTower
 from imuvid.training import preemption
-from imuvid.training.checkpoint import StreamState, latest_checkpoint, read_stream_state, save_checkpoint
+from imuvid.training.checkpoint import StreamState, read_stream_state, save_checkpoint
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import Engine, resolve_device, resolve_dtype, start_process_group
 from imuvid.training.environment import describe_environment
 from imuvid.training.meters import MetricsLog, StepTimer
 from imuvid.training.optimisation import learning_rate
 from imuvid.training.retrieval import validate
-
-# What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
-FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "engine.timeout_s"}
-FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
+from imuvid.training.start import check_run_folder, check_start
 
 
 @dataclass
@@ -248,28 +245,18 @@ class _Run:
 
     def _claim_folder(self) -> Path | None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        saved = self.folder / "config.yaml"
-        if saved.exists():
-            earlier = configs.to_dict(configs.load(PretrainConfig, saved))
-            changed = [key for key in _differences(earlier, configs.to_dict(self.config)) if not _may_change(key)]
-            if changed:
-                raise UserError(
-                    f"{self.folder} holds a run with another {', '.join(changed[:3])}: set them back to go on with it,"
-                    f" or choose another name=..."
-                )
-        saved.write_text(configs.to_yaml(self.config))
+        checkpoint = check_run_folder(self.config, self.dataset.info.fingerprint)
+        # By way of another name: a half-written config would be that of another run at the next start.
+        temporary = self.folder / "config.yaml.tmp"
+        temporary.write_text(configs.to_yaml(self.config))
+        temporary.replace(self.folder / "config.yaml")
         (self.folder / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
-        return latest_checkpoint(self.checkpoints)
+        return checkpoint
 
     def _resume(self) -> int:
         if self.checkpoint is None:
             return 0
         state = read_stream_state(self.checkpoint)
-        if state.fingerprint != self.dataset.info.fingerprint:
-            raise UserError(
-                f"{self.config.data.path} has changed since {self.checkpoint} was written: the order of its samples is"
-                " not the same any more; start a new run with another name=..."
-            )
         self.engine.load(self.checkpoint / "engine")
         return state.step
 
@@ -285,49 +272,3 @@ class _Run:
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step * 4099 + rank) % 2**63
-
-
-def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, ShardDataset]:
-    """Open the training and the held-out split, and refuse what cannot be trained on ``world`` ranks.
-
-    Raises:
-        UserError: the dataset is incomplete, has no video, a subject is in both splits, or a setting does not fit.
-    """
-    if config.train.keep_checkpoints < 2:
-        raise UserError("train.keep_checkpoints must be at least 2: one has to survive while the next is written")
-    resolve_dtype(config.engine.dtype)
-    if config.data.batch_size % world:
-        raise UserError(
-            f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
-        )
-    train = ShardDataset(config.data.path, config.data.train_split)
-    held_out = ShardDataset(config.data.path, config.data.val_split)
-    if config.data.batch_size > len(train):
-        raise UserError(
-            f"data.batch_size={config.data.batch_size} exceeds the {len(train)} samples of split"
-            f" '{config.data.train_split}' in {config.data.path}"
-        )
-    if train.info.num_frames == 0:
-        raise UserError(f"{config.data.path}: has no video: build it with frames.num above 0 to pretrain on it")
-    shared = {s for s in train.subjects if s} & {s for s in held_out.subjects if s}
-    if shared:
-        raise UserError(
-            f"{config.data.path}: {len(shared)} subjects are in the training and in the held-out split: retrieval would"
-            " be measured on people it was trained on; mend the split section of the build config"
-        )
-    return train, held_out
-
-
-def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for key in sorted(set(a) | set(b)):
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            keys += _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            keys.append(prefix + key)
-    return keys
-
-
-def _may_change(key: str) -> bool:
-    return key in FREE_TO_CHANGE or key.startswith(FREE_SECTIONS)

@@ -56,7 +56,7 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl"
         self._keep_before(first_step)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Append one line: {"step", "split", name: value}; values that are not finite become null."""
@@ -80,7 +80,7 @@ class MetricsLog:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= first_step:
                     kept.append(line + "\n")

@@ -1,4 +1,4 @@
-"""Compiles what DeepSpeed compiles at its first start on a CPU, ahead of time: ``python -m imuvid.training.warm_up``."""
+"""Has DeepSpeed compile what it compiles at its first start on a CPU: ``python -m imuvid.training.warm_up``."""
 
 from __future__ import annotations
 

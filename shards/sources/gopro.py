@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from imuvid.errors import UserError
+from shards.mp4 import outer_boxes
 from shards.sources.base import Recording, RecordingError, RecordingRef, Signal, Stream
 from shards.sources.gpmf import Block, GpmfError, Payload, read_payload
 from shards.video import probe
@@ -70,11 +71,8 @@ class GoProSource:
         """
         path = Path(ref.payload["path"])
         _check_file(path)
-        try:
-            pieces = _demux(path)
-            video = probe(path)
-        except UnicodeDecodeError as error:  # PyAV is strict with the names and comments inside a file
-            raise RecordingError("not_a_video", f"{path}: its metadata are damaged: copy it again") from error
+        pieces = _demux(path)
+        video = probe(path)
         try:
             payloads = [read_payload(data) for _, _, data in pieces]
         except GpmfError as error:
@@ -123,36 +121,19 @@ def _expand(entry: str) -> list[tuple[Path, Path]]:
 
 
 def _check_file(path: Path) -> None:
-    """Walk the outermost boxes (ISO/IEC 14496-12, 4.2) of an MP4: they must fill the file and hold an index.
-
-    Decoders read a file that was cut off as if it were merely shorter, so this is noticed here.
-    """
+    """Refuse what is no MP4, breaks off, or has no index."""
     try:
         size = path.stat().st_size
         if size == 0:
             raise RecordingError("empty", f"{path}: is empty: copy it again from the camera")
-        kinds: set[bytes] = set()
-        position = 0
-        with path.open("rb") as file:
-            while position + 8 <= size:
-                file.seek(position)
-                header = file.read(16)
-                kind, length = header[4:8], int.from_bytes(header[:4], "big")
-                if length == 1:
-                    length = int.from_bytes(header[8:16], "big")
-                elif length == 0:
-                    length = size - position
-                if not kinds and kind not in _BOXES:
-                    raise RecordingError("not_a_video", f"{path}: is no MP4 file as GoPro cameras write them")
-                if length < 8 or position + length > size:
-                    break
-                kinds.add(kind)
-                position += length
+        kinds, complete = outer_boxes(path)
     except FileNotFoundError as error:
         raise RecordingError("missing", f"{path}: there is no such file") from error
     except OSError as error:
         raise RecordingError("missing", f"{path}: cannot be read: {error.strerror}") from error
-    if position != size:
+    if kinds and kinds[0] not in _BOXES:
+        raise RecordingError("not_a_video", f"{path}: is no MP4 file as GoPro cameras write them")
+    if not complete:
         raise RecordingError("truncated", f"{path}: breaks off after {size} bytes: copy it again from the camera")
     if b"moov" not in kinds:
         raise RecordingError("truncated", f"{path}: has no index (moov), as when the camera lost power: repair it")
@@ -161,7 +142,7 @@ def _check_file(path: Path) -> None:
 def _demux(path: Path) -> list[tuple[float, float, bytes]]:
     """Return (start s, length s, bytes) of each telemetry payload, on the clock of the container."""
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.fspath(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise RecordingError("not_a_video", f"{path}: holds no video")
             for stream in container.streams.data:

@@ -55,7 +55,7 @@ def test_build_of_real_clips(realdata, tmp_path):
     for clip in clips:
         raw = scipy.io.loadmat(root / "Inertial" / f"{clip}_inertial.mat")["d_iner"]
         mine = [key for key in samples if key.startswith(summary.identifiers[clip])]
-        assert len(mine) == 1 + int((len(raw) / 50 - 2) / 0.5 + 1e-6)
+        assert len(mine) == 1 + int((len(raw) / 50 - 2) / 0.25 + 1e-6)
         first = samples[f"{summary.identifiers[clip]}-000000"]
         at = 0 if clip.startswith("a2") else 1
         assert first["imu.npy"][:, at, :3] == pytest.approx(raw[:100, :3] * 9.80665, abs=1e-4)

@@ -66,7 +66,7 @@ def test_retrieval_is_judged_on_windows_that_do_not_overlap(copied):
     val = ShardDataset(copied, "val")
     assert retrieval_windows(val, "non_overlapping") == [1, 2, 3, 4]
     assert retrieval_windows(val, "one_per_recording") == [1, 4]
-    with pytest.raises(UserError, match="'all'.*non_overlapping or one_per_recording"):
+    with pytest.raises(UserError, match=r"'all'.*non_overlapping or one_per_recording"):
         retrieval_windows(val, "all")
 
 

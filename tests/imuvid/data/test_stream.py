@@ -50,6 +50,7 @@ def test_shapes_and_an_epoch_has_every_sample_once(whole):
     assert torch.cat([batch.sample for batch in whole])[:44].sort().values.tolist() == list(range(44))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_batches(tiny_dataset, whole, num_workers):
     assert all(map(same, batches(tiny_dataset, num_workers=num_workers), whole))
@@ -61,7 +62,7 @@ def test_any_number_of_ranks_gives_the_same_global_batches(tiny_dataset, whole, 
     assert all(same(joined(list(parts)), expected) for *parts, expected in zip(*ranks, whole, strict=True))
 
 
-@pytest.mark.parametrize(("first_step", "num_workers"), [(1, 0), (5, 3), (7, 0)])
+@pytest.mark.parametrize(("first_step", "num_workers"), [(1, 0), (5, 2), (7, 0)])
 def test_beginning_at_a_step_equals_skipping_to_it(tiny_dataset, whole, first_step, num_workers):
     later = batches(tiny_dataset, STEPS - first_step, first_step, num_workers=num_workers)
     assert all(map(same, later, whole[first_step:]))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shards.sources.gpmf import GpmfError, parse_items, read_payload
 from tests.shards.sources.gpmf_files import device, klv, resting_payload, shutter, stamp, stream
+from tests.soak import times
 
 FLIP = klv("MTRX", "f", 36, struct.pack(">9f", 0, -1, 0, 1, 0, 0, 0, 0, 1))
 
@@ -125,7 +126,7 @@ def read_or_refuse(data: bytes) -> None:
             assert not np.isinf(block.values).any()
 
 
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=times(400, 20000), deadline=2000)
 @given(st.lists(st.integers(0, len(VALID) * 8 - 1), min_size=1, max_size=6))
 def test_flipped_bits_give_values_or_a_clean_error(flips):
     data = bytearray(VALID)
@@ -134,7 +135,7 @@ def test_flipped_bits_give_values_or_a_clean_error(flips):
     read_or_refuse(bytes(data))
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=times(200, 10000), deadline=2000)
 @given(st.integers(0, len(VALID)), st.binary(max_size=64))
 def test_cut_and_foreign_bytes_give_values_or_a_clean_error(cut, rest):
     read_or_refuse(VALID[:cut] + rest)

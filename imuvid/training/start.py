@@ -1,0 +1,132 @@
+"""What a run must fulfil before it starts: all that can be said without processes, so that a mistake is one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imuvid import config as configs
+from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
+from imuvid.errors import UserError
+from imuvid.models.two_tower import ModelConfig, TwoTower
+from imuvid.training.checkpoint import latest_checkpoint, read_stream_state
+from imuvid.training.config import PretrainConfig
+from imuvid.training.engine import resolve_dtype
+
+# What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
+FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "engine.timeout_s"}
+FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
+
+
+def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, ShardDataset]:
+    """Open the training and the held-out split, and refuse what cannot be trained on ``world`` ranks.
+
+    Raises:
+        UserError: the dataset is incomplete, has no video, a subject is in both splits, or a setting does not fit.
+    """
+    _check_settings(config)
+    dtype = resolve_dtype(config.engine.dtype)
+    if config.data.batch_size % world:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
+        )
+    train = ShardDataset(config.data.path, config.data.train_split)
+    held_out = ShardDataset(config.data.path, config.data.val_split)
+    if config.data.batch_size > len(train):
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} exceeds the {len(train)} samples of split"
+            f" '{config.data.train_split}' in {config.data.path}"
+        )
+    if train.info.num_frames == 0:
+        raise UserError(f"{config.data.path}: has no video: build it with frames.num above 0 to pretrain on it")
+    shared = {s for s in train.subjects if s} & {s for s in held_out.subjects if s}
+    if shared:
+        raise UserError(
+            f"{config.data.path}: {len(shared)} subjects are in the training and in the held-out split: retrieval would"
+            " be measured on people it was trained on; mend the split section of the build config"
+        )
+    retrieval_windows(held_out, config.train.validate_windows)
+    with torch.device("meta"):  # takes neither memory nor time
+        TwoTower(_without_weights(config.model), dtype)
+    return train, held_out
+
+
+def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
+    """Return the checkpoint that a run of this config goes on from, None where it begins; changes nothing.
+
+    Args:
+        config: of the run; its folder is looked at.
+        fingerprint: of the dataset (DatasetInfo.fingerprint).
+
+    Raises:
+        UserError: the folder holds a run with another config, or the dataset is another than that run's.
+    """
+    folder = Path(config.runs_dir) / config.name
+    saved = folder / "config.yaml"
+    if saved.exists():
+        earlier = configs.to_dict(configs.load(PretrainConfig, saved))
+        changed = [key for key in _differences(earlier, configs.to_dict(config)) if not _may_change(key)]
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with another {', '.join(changed[:3])}: set them back to go on with it,"
+                f" or choose another name=..."
+            )
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint and read_stream_state(checkpoint).fingerprint != fingerprint:
+        raise UserError(
+            f"{config.data.path} has changed since {checkpoint} was written: the order of its samples is not the same"
+            " any more; start a new run with another name=..."
+        )
+    return checkpoint
+
+
+def _check_settings(config: PretrainConfig) -> None:
+    demands: list[tuple[str, Callable[[Any], bool], str]] = [
+        ("name", lambda name: Path(name).name == name != "..", "must be a plain folder name"),
+        ("seed", lambda seed: seed >= 0, "must be 0 or more"),
+        ("data.batch_size", lambda size: size >= 1, "must be at least 1"),
+        ("data.block_shards", lambda number: number >= 0, "must be 0 or more"),
+        ("data.num_workers", lambda number: number >= 0, "must be 0 or more"),
+        ("data.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
+        ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
+        ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
+        ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
+        ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
+        ("train.validate_max_windows", lambda number: number >= 1, "must be at least 1"),
+        ("train.checkpoint_every_steps", lambda steps: steps >= 1, "must be at least 1"),
+        ("train.keep_checkpoints", lambda number: number >= 2, "must be at least 2: one survives while one is written"),
+    ]
+    for key, holds, demand in demands:
+        value = operator.attrgetter(key)(config)
+        if not holds(value):
+            raise UserError(f"{key}={value} {demand}")
+
+
+def _without_weights(model: ModelConfig) -> ModelConfig:
+    imu, video = model.imu_tower, model.video_tower
+    return dataclasses.replace(
+        model,
+        imu_tower=dataclasses.replace(imu, patchtst=dataclasses.replace(imu.patchtst, weights=None)),
+        video_tower=dataclasses.replace(video, videomae=dataclasses.replace(video.videomae, weights=None)),
+    )
+
+
+def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key in sorted(set(a) | set(b)):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            keys += _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            keys.append(prefix + key)
+    return keys
+
+
+def _may_change(key: str) -> bool:
+    return key in FREE_TO_CHANGE or key.startswith(FREE_SECTIONS)

@@ -1,0 +1,105 @@
+"""What is refused before any process starts: one line that names the key or the place."""
+
+from __future__ import annotations
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imuvid import config as configs
+from imuvid.data.format import DATASET_NAME, INDEX_NAME, INDEX_SCHEMA
+from imuvid.errors import UserError
+from imuvid.training.checkpoint import StreamState, save_checkpoint
+from imuvid.training.config import PretrainConfig
+from imuvid.training.start import check_run_folder, check_start
+
+
+def config_of(dataset, *words: str) -> PretrainConfig:
+    return configs.load(PretrainConfig, None, ["name=a", f"data.path={dataset}", "data.batch_size=8", *words])
+
+
+def refused(function, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_sound_start_gives_both_splits(tiny_dataset):
+    train, held_out = check_start(config_of(tiny_dataset), 4)
+    assert (len(train), len(held_out)) == (44, 12)
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("data.batch_size=10", ["data.batch_size=10", "4 ranks"]),
+        ("data.batch_size=0", ["data.batch_size=0"]),
+        ("data.batch_size=48", ["data.batch_size=48", "44"]),
+        ("data.path=/nowhere", ["/nowhere", "shards build"]),
+        ("data.train_split=tain", ["'tain'"]),
+        ("data.val_split=train", ["subjects"]),
+        ("data.num_workers=-1", ["data.num_workers=-1"]),
+        ("data.timeout_s=0", ["data.timeout_s"]),
+        ("seed=-1", ["seed=-1"]),
+        ("name=../a", ["name=../a"]),
+        ("name=..", ["name=.."]),
+        ("model.objective.kind=clip", ["'clip'", "sigmoid", "infonce"]),
+        ("model.imu_tower.kind=rnn", ["'rnn'", "cnn", "patchtst"]),
+        ("model.video_tower.kind=rnn", ["'rnn'", "cnn", "videomae"]),
+        ("model.imu_tower.cnn.channels=[4]", ["imu_tower.cnn", "channels"]),
+        ("optimizer.betas=[0.9]", ["optimizer.betas"]),
+        ("engine.zero_stage=4", ["engine.zero_stage=4"]),
+        ("engine.dtype=fp16", ["fp16", "bf16"]),
+        ("train.epochs=0", ["train.epochs=0"]),
+        ("train.log_every_steps=0", ["train.log_every_steps=0"]),
+        ("train.checkpoint_every_steps=0", ["train.checkpoint_every_steps=0"]),
+        ("train.keep_checkpoints=1", ["train.keep_checkpoints=1"]),
+        ("train.validate_max_windows=0", ["train.validate_max_windows=0"]),
+        ("train.validate_windows=all", ["'all'", "non_overlapping"]),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny_dataset, word, parts):
+    message = refused(check_start, config_of(tiny_dataset, word), 4)
+    for part in parts:
+        assert part in message
+
+
+def test_a_dataset_without_video_is_refused(tiny_dataset, tmp_path):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    path = copied / DATASET_NAME
+    path.write_text(path.read_text().replace('"num_frames": 4', '"num_frames": 0'))
+    assert "no video" in refused(check_start, config_of(copied), 1)
+
+
+def test_a_subject_in_both_splits_is_refused(tiny_dataset, tmp_path):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    rows = pq.read_table(copied / INDEX_NAME).to_pylist()
+    rows[50]["subject"] = rows[0]["subject"]
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), copied / INDEX_NAME)
+    assert "1 subjects are in the training and in the held-out split" in refused(check_start, config_of(copied), 1)
+
+
+def leave_run(folder, config: PretrainConfig, fingerprint: str) -> None:
+    run = folder / config.name
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(configs.to_yaml(config))
+    state = StreamState(step=3, samples_seen=24, seed=0, batch_size=8, fingerprint=fingerprint)
+    save_checkpoint(run / "checkpoints", state, lambda _: None, lambda path: path.mkdir(), 2)
+
+
+def test_a_run_is_gone_on_with_only_as_it_was_begun(tiny_dataset, tmp_path):
+    config = config_of(tiny_dataset, f"runs_dir={tmp_path}")
+    assert check_run_folder(config, "f") is None
+    leave_run(tmp_path, config, "f")
+    found = check_run_folder(config, "f")
+    assert found == tmp_path / "a" / "checkpoints" / "step-00000003"
+    free = config_of(tiny_dataset, f"runs_dir={tmp_path}", "data.num_workers=3", "train.log_every_steps=1")
+    assert check_run_folder(free, "f") == found
+    other = config_of(tiny_dataset, f"runs_dir={tmp_path}", "optimizer.lr=1", "data.augment.crop_area=1")
+    message = refused(check_run_folder, other, "f")
+    assert "optimizer.lr" in message
+    assert "data.augment.crop_area" in message
+    assert "has changed since" in refused(check_run_folder, config, "g")

@@ -1,0 +1,10 @@
+"""How often the tests that kill, corrupt and repeat do so: a few times in `make test`, many in `make soak`."""
+
+from __future__ import annotations
+
+import os
+
+
+def times(few: int, many: int) -> int:
+    """Return ``many`` under `make soak` (IMUVID_SOAK set), else ``few``."""
+    return many if os.environ.get("IMUVID_SOAK") else few
