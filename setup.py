@@ -48,7 +48,7 @@ setup(
         ],
         "s3": ["s3fs>=2024.2"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
-        "bench": ["pytest>=8"],
+        "bench": [],  # the peers that benchmarks compare with; those so far need none
         "docs": ["mkdocs-material>=9"],
     },
     entry_points={"console_scripts": ["imuvid = launcher.cli:main"]},

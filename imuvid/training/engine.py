@@ -76,9 +76,12 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
     else:
         # DeepSpeed asks once for its accelerator; on a machine with GPUs it would take them.
         os.environ["DS_ACCELERATOR"] = "cpu"
-    # DeepSpeed compiles an extension at its first start on a CPU and looks for ninja on the PATH, where that of a
-    # virtual environment is only while it is activated.
+    # DeepSpeed compiles an extension at its first start on a CPU. It looks for ninja on the PATH, where that of a
+    # virtual environment is only while it is activated; and two environments that shared the default cache below
+    # the home folder would compile it anew at every change from one to the other.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
     import deepspeed  # here, since its import takes seconds and reads DS_ACCELERATOR
 
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
