@@ -13,13 +13,11 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: setup demo test test-fast soak lint bench clean
 setup: $(STAMP)
 
-# DeepSpeed's build reads the torch that is there, so torch comes first and the build is not isolated. Its small
-# extension for collectives on CPUs is compiled here, once, not in the first run.
+# DeepSpeed's build reads the torch that is there, so torch comes first and the build is not isolated.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel ninja packaging psutil py-cpuinfo numpy torch
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[test]'
-	$(BIN)/python -m imuvid.training.warm_up
 	touch $@
 
 demo: setup

@@ -7,7 +7,6 @@ import datetime
 import io
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +75,11 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
     else:
         # DeepSpeed asks once for its accelerator; on a machine with GPUs it would take them.
         os.environ["DS_ACCELERATOR"] = "cpu"
-    # DeepSpeed compiles an extension at its first start on a CPU. It looks for ninja on the PATH, where that of a
-    # virtual environment is only while it is activated; and two environments that shared the default cache below
-    # the home folder would compile it anew at every change from one to the other.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
     import deepspeed  # here, since its import takes seconds and reads DS_ACCELERATOR
 
+    # On a CPU it would compile an extension for inference at its first start, and wait for ever for the lock of a
+    # process that was killed meanwhile. Training needs none of the operators that it knows how to compile.
+    deepspeed.ops.__compatible_ops__ = {}
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
