@@ -269,7 +269,7 @@ def variants(tiny_dataset, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, *arguments],
@@ -288,6 +288,11 @@ def variants(tiny_dataset, tmp_path_factory):
             rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(output[-3000:] for output in outputs)
     return folder, outputs[0]
+
+
+def test_nothing_is_compiled_at_the_start(variants):
+    # A process killed meanwhile would leave a lock for which all later ones wait for ever.
+    assert not (variants[0] / "extensions").exists()
 
 
 def test_starting_a_finished_run_again_does_nothing(variants):
