@@ -13,7 +13,9 @@ from imuvid import config
 from imuvid.errors import UserError
 from shards.sources.base import Recording, RecordingError
 from shards.sources.gopro import GoProConfig, GoProSource
+from shards.workers import Lost, run_jobs
 from tests.shards.sources.gpmf_files import device, resting_payload, shutter, stream, write_mp4
+from tests.soak import times
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -196,11 +198,19 @@ def test_a_file_that_vanishes_is_refused(tmp_path: Path):
     assert caught.value.reason == "missing"
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_bytes_overwritten_anywhere_give_a_recording_or_a_clean_error(tmp_path: Path, seed: int):
+def duration_or_reason(path: str) -> float | str:
+    """What a worker of a build gets of one file."""
+    try:
+        return read(Path(path)).duration_s
+    except RecordingError as error:
+        return error.reason
+
+
+def test_bytes_overwritten_anywhere_give_a_recording_or_a_clean_error(tmp_path: Path):
     data = write_mp4(tmp_path / "good.mp4", [resting_payload()] * 2).read_bytes()
-    generator = np.random.default_rng(seed)
-    for i in range(25):
+    generator = np.random.default_rng(0)
+    jobs = []
+    for i in range(times(100, 2000)):
         path = tmp_path / f"bad{i}.mp4"
         damaged = bytearray(data)
         for _ in range(8):
@@ -208,11 +218,15 @@ def test_bytes_overwritten_anywhere_give_a_recording_or_a_clean_error(tmp_path: 
             low = 0 if generator.random() < 0.5 else data.index(b"moov") - 4
             damaged[generator.integers(low, len(data))] = generator.integers(256)
         path.write_bytes(damaged)
-        try:
-            recording = read(path)
-        except RecordingError:
-            continue
-        assert recording.duration_s > 0
+        jobs.append((str(path),))
+    # In a process of its own, as in a build: the FFmpeg of older PyAV wheels crashes on some of these.
+    results = dict(run_jobs(duration_or_reason, jobs, workers=1, timeout_s=20.0))
+    assert len(results) == len(jobs)
+    for result in results.values():
+        if isinstance(result, Lost):
+            assert result.reason == "crash"
+        elif not isinstance(result, str):
+            assert result > 0
 
 
 # Real recordings
