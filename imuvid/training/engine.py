@@ -64,6 +64,16 @@ def resolve_dtype(name: str) -> torch.dtype:
     return dtypes[name]
 
 
+def _import_deepspeed() -> Any:
+    """Import DeepSpeed late, since that takes seconds and reads DS_ACCELERATOR."""
+    import deepspeed
+
+    # On a CPU it would compile an extension for inference at its first start, and wait for ever for the lock of a
+    # process that was killed meanwhile. Training needs none of the operators that it knows how to compile.
+    deepspeed.ops.__compatible_ops__ = {}
+    return deepspeed
+
+
 def start_process_group(device: torch.device, timeout_s: float) -> None:
     """Join the ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT: gloo on CPUs, nccl on GPUs.
 
@@ -75,11 +85,7 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
     else:
         # DeepSpeed asks once for its accelerator; on a machine with GPUs it would take them.
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # here, since its import takes seconds and reads DS_ACCELERATOR
-
-    # On a CPU it would compile an extension for inference at its first start, and wait for ever for the lock of a
-    # process that was killed meanwhile. Training needs none of the operators that it knows how to compile.
-    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed = _import_deepspeed()
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
@@ -112,8 +118,7 @@ class Engine:
         device: torch.device,
         local_batch_size: int,
     ):
-        import deepspeed
-
+        deepspeed = _import_deepspeed()
         if config.zero_stage not in (0, 1, 2, 3):
             raise UserError(f"engine.zero_stage is {config.zero_stage}, expected 0, 1, 2 or 3")
         self._deepspeed = deepspeed
