@@ -92,8 +92,10 @@ def read_columns(path: Path, key: str = "") -> Columns:
                 return _from_array(path, archive[_variable(path, list(archive.files), key)])
         if suffix == ".mat":
             return _from_mat(path, key)
+    # NotImplementedError is what the libraries raise of a compression or version that they cannot read.
     except (pa.ArrowException, OSError, ValueError, EOFError, BadZipFile, TypeError, NotImplementedError) as error:
-        raise RecordingError("unreadable", f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        problem = (str(error).splitlines() or [type(error).__name__])[0]  # some have no text
+        raise RecordingError("unreadable", f"{path}: cannot be read: {problem}") from error
     raise RecordingError("unknown_format", f"{path}: is none of {', '.join(SUFFIXES)}")
 
 
@@ -152,7 +154,7 @@ def _numbers(path: Path, column: np.ndarray) -> np.ndarray:
 def _from_mat(path: Path, key: str) -> Columns:
     try:
         variables = scipy.io.loadmat(path)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # scipy's answer to HDF5-based files
         raise RecordingError("unreadable", f"{path}: is a MAT file of version 7.3: save it with '-v7'") from error
     except scipy.io.matlab.MatReadError as error:
         raise RecordingError("unreadable", f"{path}: cannot be read as a MAT file: {error}") from error

@@ -54,8 +54,9 @@ def test_the_time_limit_saves_requeues_and_goes_on(slurm_cluster: SlurmCluster, 
     # Slurm looks at the limits every 30 s, and warns 30 s early to be sure: at once, with these 40 s of one minute.
     options = ["--time=1", "--signal=USR1@40"]
     job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=350", env=env, options=options)
-    slurm_cluster.wait_for(job, ["RUNNING"], timeout_s=60, restarts=1)
-    slurm_cluster.wait_for_log(job, "on signal 10", timeout_s=1)
+    shown = slurm_cluster.wait_for(job, ["RUNNING"], timeout_s=60, restarts=1)
+    assert shown["Restarts"] == "1"
+    assert "on signal 10" in slurm_cluster.log(job)
 
 
 def test_preemption_saves_requeues_and_goes_on(slurm_cluster: SlurmCluster, env, tmp_path: Path):

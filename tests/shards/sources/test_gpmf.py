@@ -114,7 +114,7 @@ VALID = device(
 )
 
 
-def read_or_refuse(data: bytes) -> None:
+def check_read_or_refused(data: bytes) -> None:
     try:
         payload = read_payload(data)
     except GpmfError:
@@ -132,14 +132,14 @@ def test_flipped_bits_give_values_or_a_clean_error(flips):
     data = bytearray(VALID)
     for bit in flips:
         data[bit // 8] ^= 1 << bit % 8
-    read_or_refuse(bytes(data))
+    check_read_or_refused(bytes(data))
 
 
 @settings(max_examples=times(200, 10000), deadline=2000)
 @given(st.integers(0, len(VALID)), st.binary(max_size=64))
 def test_cut_and_foreign_bytes_give_values_or_a_clean_error(cut, rest):
-    read_or_refuse(VALID[:cut] + rest)
-    read_or_refuse(b"DEVC\0\1" + rest)
+    check_read_or_refused(VALID[:cut] + rest)
+    check_read_or_refused(b"DEVC\0\1" + rest)
 
 
 def test_every_cut_of_a_payload_is_noticed():
