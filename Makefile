@@ -13,11 +13,13 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: setup demo test test-fast soak lint bench clean
 setup: $(STAMP)
 
-# DeepSpeed's build reads the torch that is there, so torch comes first and the build is not isolated.
+# DeepSpeed's build reads the torch that is there, so torch comes first and the build is not isolated. Of
+# projectaria-tools only the VRS reader is used, which needs numpy alone, and not the notebooks that it asks for.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel ninja packaging psutil py-cpuinfo numpy torch
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[test]'
+	$(PIP) --no-deps projectaria-tools || echo 'no wheel of projectaria-tools here: VRS files are not read'
 	touch $@
 
 demo: setup
@@ -39,6 +41,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.render
+	$(BIN)/python -m benchmarks.build_shards
+	$(BIN)/python -m benchmarks.sync
 
 clean:
 	rm -rf $(VENV) build runs

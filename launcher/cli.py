@@ -6,17 +6,17 @@ handlers before it loads torch.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from imuvid.errors import UserError
+from launcher.options import JsonFile, Words, write_json
+from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
 
 app = typer.Typer(
@@ -26,14 +26,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Pretrain an IMU encoder on paired video at cluster scale, and prove it on people and devices it never saw.",
 )
-shards_app = typer.Typer(no_args_is_help=True, help="Recordings to tar shards.")
 app.add_typer(shards_app, name="shards")
 
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""
-
-Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 
 
 @app.callback()
@@ -41,60 +37,6 @@ def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options for every command; --debug is read by main()."""
-
-
-@shards_app.command("build")
-def shards_build(config: Path, words: Words = None, json_file: JsonFile = None) -> None:
-    """Build a dataset of shards from recordings.
-
-    Example: imuvid shards build configs/shards/gopro.yaml out=data/gopro workers=8
-    """
-    from imuvid import config as configs
-    from shards.build import build
-    from shards.config import BuildConfig
-
-    settings = configs.load(BuildConfig, config, words or [])
-    print(configs.to_yaml(settings), end="", flush=True)
-    summary = build(settings)
-    for line in summary.lines():
-        print(line)
-    _write_json(json_file, summary)
-
-
-@shards_app.command("verify")
-def shards_verify(folder: Path, json_file: JsonFile = None) -> None:
-    """Check every byte of a dataset: checksums, schema, every sample, the index, the splits. Exit 1 if any fails.
-
-    Example: imuvid shards verify data/gopro
-    """
-    from shards.verify import verify
-
-    report = verify(folder)
-    for line in report.lines():
-        print(line)
-    _write_json(json_file, report)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
-@shards_app.command("manifest")
-def shards_manifest(
-    dataset: Annotated[str, typer.Argument(help="Layout that is read: utd_mhad.")],
-    root: Path,
-    out: Path,
-    json_file: JsonFile = None,
-) -> None:
-    """Write the CSV manifest of a public paired dataset, for a build with source.kind=paired.
-
-    Example: imuvid shards manifest utd_mhad /data/utd_mhad build/utd_mhad.csv
-    """
-    from shards.sources.utd_mhad import write_utd_mhad_manifest
-
-    if dataset != "utd_mhad":
-        raise UserError(f"'{dataset}' is no layout that a manifest can be written for; known: utd_mhad")
-    recordings = write_utd_mhad_manifest(root, out)
-    print(f"{out}: {recordings} recordings")
-    _write_json(json_file, {"manifest": str(out), "recordings": recordings})
 
 
 @app.command()
@@ -137,7 +79,7 @@ def pretrain(
         print(configs.to_yaml(settings), end="", flush=True)
     result = run(settings)
     if os.environ["RANK"] == "0":
-        _write_json(json_file, result)
+        write_json(json_file, result)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
@@ -158,7 +100,7 @@ def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: Jso
     result = run(checkpoint, settings)
     for line in result.lines():
         print(line)
-    _write_json(json_file, result.report)
+    write_json(json_file, result.report)
 
 
 @app.command()
@@ -173,7 +115,7 @@ def demo(
     """
     from launcher.demo import run_demo
 
-    _write_json(json_file, run_demo(out, nproc))
+    write_json(json_file, run_demo(out, nproc))
 
 
 def _start_ranks(nproc: int) -> int:
@@ -181,15 +123,6 @@ def _start_ranks(nproc: int) -> int:
 
     os.environ[LOCAL_START] = "1"
     return run_local(sys.argv[1:], nproc)
-
-
-def _write_json(path: Path | None, result: Any) -> None:
-    if path is None:
-        return
-    is_record = dataclasses.is_dataclass(result) and not isinstance(result, type)
-    content = dataclasses.asdict(result) if is_record else result
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def main() -> None:

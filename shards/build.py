@@ -3,95 +3,134 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import hashlib
-import json
 import logging
-import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from imuvid.data.format import (
-    DATASET_NAME,
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    SPLITS,
-    DatasetInfo,
-    read_dataset_info,
-    read_index,
-)
+from imuvid.data.storage import Store
 from imuvid.errors import UserError
+from shards.assemble import USED, Dataset, assemble, change_gates, finish_publishing, workers_for
 from shards.config import BuildConfig, check
-from shards.fragment import Fragment, Skipped, digest_of, make_fragment, read_fragment
+from shards.embedder import with_fixed_tower
+from shards.fragment import Fragment, Skipped, digest_of, keep_skipped, make_fragment, read_fragment
 from shards.sources import make_source
-from shards.sources.base import RecordingRef
+from shards.sources.base import RecordingRef, Source
 from shards.splits import Identities, public_config, salt_of
 from shards.summary import BuildSummary, Progress
-from shards.workers import Lost, num_workers, run_jobs
-from shards.write import Piece, WrittenShard, replacing, sync_folder, write_shard
+from shards.work import Busy, work_folder, work_path
+from shards.workers import Executor, Lost, num_workers, run_jobs
 
 logger = logging.getLogger(__name__)
 
-WORK_FOLDER = ".build"
-"""What an unfinished build keeps within the dataset's folder; removed when the dataset is complete."""
+PASSING = ("timeout", "crash", "failed", "missing")
+"""Reasons that may lie in the machine rather than in the recording: it is tried again although its files are the
+same."""
 
 
-def build(config: BuildConfig) -> BuildSummary:
-    """Build the dataset of a config, or go on with one that was interrupted.
+@dataclass(frozen=True)
+class Part:
+    """One of several builds that share the work, as in a job array."""
+
+    number: int
+    """Counted from 0."""
+    count: int
+
+
+@dataclass
+class _Job:
+    """A recording that the dataset does not hold yet."""
+
+    ref: RecordingRef
+    identity: str
+    path: Path
+    digest: str
+
+
+def build(config: BuildConfig, execute: Executor = run_jobs, part: Part | None = None) -> BuildSummary:
+    """Build the dataset of a config, go on with one that was interrupted, or extend one by new recordings.
 
     Whatever is wrong with a recording is logged in one line, and the others are built. The bytes of the dataset
-    follow from the recordings and the config; the number of workers and interruptions do not change them.
+    follow from the recordings and the config; executor, number of workers and interruptions do not change them. What
+    is in a complete dataset stays as it is: new recordings form new shards.
+
+    Args:
+        config: of the build.
+        execute: runs the reading of the recordings.
+        part: read only this part of the recordings; the part that is done last assembles the dataset.
 
     Raises:
         UserError: the config, the source or the folder cannot be used; too many recordings cannot be used.
     """
     check(config)
+    config = dataclasses.replace(config, frames=with_fixed_tower(config.frames))
     started = time.monotonic()
-    out = Path(config.out).expanduser()
+    store = Store(config.out)
     identities = Identities(salt_of(config.subjects), config.split)
     described = public_config(config, identities)
-    if _is_complete(out, described["digest"]):
-        return dataclasses.replace(_summary(config, out), existed=True)
+    work = work_path(store, config.build.work_dir)
+    finish_publishing(store, work)
+    dataset = _dataset(config, store, described, work)
+    if dataset.info is not None:
+        # What the dataset's other samples have, where the config says "all that occur".
+        config = dataclasses.replace(config, positions=dataset.info.positions)
     source = make_source(config.source)
     refs, skipped = _unique(source.list())
-    identifiers = _identifiers(refs, identities)
-    with _work_folder(out) as work:
-        fragments, failed = _fragments(config, source, identities, refs, work)
-        used = [ref.name for ref in refs if ref.name in fragments]
-        if not used:
-            raise UserError(f"{out}: none of {len(refs)} recordings can be used; the first: {_first(failed)}")
-        _warn_of_unknown_subjects(config, identities, fragments)
-        _assemble(config, described, [fragments[name] for name in used], work)
-        shutil.rmtree(work)
-    kinds = sorted(kind for fragment in fragments.values() for kind in fragment.marked)
+    jobs = _jobs(config, identities, refs, dataset, work)
+    if not jobs and dataset.info is not None:
+        with work_folder(work, store, shared=False):
+            regated = change_gates(dataset, described["gates"], work)
+            shutil.rmtree(work)
+        return dataclasses.replace(_summary(config, dataset), existed=True, regated=regated)
+    with work_folder(work, store, shared=part is not None):
+        mine = jobs if part is None else jobs[part.number :: part.count]
+        _read(config, source, identities, mine, len(refs), execute)
+    if part is not None and any(read_fragment(job.path, job.digest) is None for job in jobs):
+        return BuildSummary(name=config.name, out=config.out, waiting=True, seconds=time.monotonic() - started)
+    try:
+        with work_folder(work, store, shared=False):
+            dataset = _dataset(config, store, described, work)
+            if part is not None and not _jobs(config, identities, refs, dataset, work):
+                return dataclasses.replace(_summary(config, dataset), existed=True)
+            fragments, failed = _results(jobs)
+            _check_splits(dataset, fragments)
+            _check_budget(config, failed, len(refs))
+            _warn_of_unknown_subjects(config, identities, dataset, fragments)
+            assemble(config, described, dataset, list(fragments.values()), _failures(jobs, failed), work, execute)
+            shutil.rmtree(work)
+    except Busy as busy:
+        if part is None:
+            raise
+        logger.info("%s", busy)
+        return BuildSummary(name=config.name, out=config.out, waiting=True, seconds=time.monotonic() - started)
     return dataclasses.replace(
-        _summary(config, out),
+        _summary(config, dataset),
         skipped=sorted(skipped + failed),
-        num_padded=sum(
-            sample["covered_s"] < config.window.length_s - 0.5 / config.window.rate_hz
-            for fragment in fragments.values()
-            for sample in fragment.samples
-        ),
-        marked={kind: kinds.count(kind) for kind in kinds},
-        identifiers={name: identifiers[name] for name in used},
+        identifiers={job.ref.name: job.identity for job in jobs if job.ref.name in fragments},
         seconds=time.monotonic() - started,
+        **_told(config, list(fragments.values())),
     )
 
 
-def _is_complete(out: Path, digest: str) -> bool:
-    if not (out / DATASET_NAME).exists():
-        return False
-    if read_dataset_info(out).config.get("digest") != digest:
-        raise UserError(f"{out}: holds a dataset of another config: choose another 'out', or delete that folder")
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
-    return True
+def _dataset(config: BuildConfig, store: Store, described: dict[str, Any], work: Path) -> Dataset:
+    """Return what is there of the dataset.
+
+    Raises:
+        UserError: there is something else.
+    """
+    dataset = Dataset.at(store)
+    if dataset.info is None:
+        there = store.names()
+        if there and not work.exists():
+            raise UserError(
+                f"{config.out}: holds '{there[0]}' but neither a dataset nor an unfinished build: "
+                "choose another 'out', or empty it"
+            )
+    elif dataset.info.config.get("digest") != described["digest"]:
+        raise UserError(f"{config.out}: holds a dataset of another config: choose another 'out', or delete that one")
+    return dataset
 
 
 def _unique(refs: list[RecordingRef]) -> tuple[list[RecordingRef], list[tuple[str, str, str]]]:
@@ -103,142 +142,120 @@ def _unique(refs: list[RecordingRef]) -> tuple[list[RecordingRef], list[tuple[st
     return list(unique.values()), skipped
 
 
-def _identifiers(refs: list[RecordingRef], identities: Identities) -> dict[str, str]:
-    identifiers = {ref.name: identities.recording(ref.name) for ref in refs}
-    if len(set(identifiers.values())) < len(refs):
-        raise UserError("two recordings have the same salted hash: set another subjects.salt")
-    return identifiers
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """Give the folder of the unfinished build to this process alone."""
-    work = out / WORK_FOLDER
-    try:
-        if out.exists() and not work.exists() and any(out.iterdir()):
-            raise UserError(f"{out}: holds files but no unfinished build: choose another 'out', or empty that folder")
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written to: {error.strerror}: choose another 'out'") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{out}: another build is writing there: wait for it, or choose another 'out'") from error
-        yield work
-
-
-def _fragments(
-    config: BuildConfig, source: Any, identities: Identities, refs: list[RecordingRef], work: Path
-) -> tuple[dict[str, Fragment], list[tuple[str, str, str]]]:
-    """Make the fragments that are not there yet; return all by plain name, and what was skipped."""
-    paths = {ref.name: work / f"{identities.recording(ref.name)}.tar" for ref in refs}
-    digests = {ref.name: digest_of(config, identities.salt, ref) for ref in refs}
-    fragments: dict[str, Fragment] = {}
+def _jobs(
+    config: BuildConfig, identities: Identities, refs: list[RecordingRef], dataset: Dataset, work: Path
+) -> list[_Job]:
+    """Return the recordings that the dataset lacks, but for those that it could not use and that are as they were."""
+    jobs = []
     for ref in refs:
-        found = read_fragment(paths[ref.name], digests[ref.name])
-        if found is not None:
-            fragments[ref.name] = found
-    if fragments:
-        logger.info("%d of %d recordings are there from an interrupted build", len(fragments), len(refs))
-    missing = [ref for ref in refs if ref.name not in fragments]
-    workers = min(num_workers(config.workers), max(len(missing), 1))
-    num_threads = max(1, num_workers(0) // workers)
-    jobs = [(config, source, identities, ref, paths[ref.name], digests[ref.name], num_threads) for ref in missing]
+        identity = identities.recording(ref.name)
+        digest = digest_of(config, identities.salt, ref)
+        status, known = dataset.recordings.get(identity, (None, None))
+        if status == USED or (status is not None and known == digest and status not in PASSING):
+            continue
+        jobs.append(_Job(ref, identity, work / f"{identity}.tar", digest))
+    if len({job.identity for job in jobs}) < len(jobs):
+        raise UserError("two recordings have the same salted hash: set another subjects.salt")
+    return jobs
+
+
+def _read(
+    config: BuildConfig, source: Source, identities: Identities, jobs: list[_Job], num_refs: int, execute: Executor
+) -> None:
+    """Make the fragments that are not there yet."""
+    missing = [job for job in jobs if not isinstance(read_fragment(job.path, job.digest), Fragment)]
+    if len(missing) < len(jobs):
+        logger.info("%d of %d recordings are there from an interrupted build", len(jobs) - len(missing), len(jobs))
+    settings = config.build
+    workers = workers_for(config, len(missing))
+    # Where there are fewer recordings than cores, the decoders share the rest.
+    num_threads = max(1, num_workers(0) // workers) if settings.executor == "local" else 1
+    arguments = [(config, source, identities, job.ref, job.path, job.digest, num_threads) for job in missing]
     skipped: list[tuple[str, str, str]] = []
     progress = Progress("recordings", len(missing))
-    for job, result in run_jobs(make_fragment, jobs, workers, config.recording_timeout_s):
-        name = missing[job].name
+    for number, result in execute(make_fragment, arguments, workers, settings.recording_timeout_s):
+        job = missing[number]
         if isinstance(result, Skipped | Lost):
-            _skip(skipped, name, result.reason, result.message)
-            if len(skipped) > config.max_failed_share * len(refs):
-                raise UserError(
-                    f"{len(skipped)} of {len(refs)} recordings cannot be used, more than max_failed_share="
-                    f"{config.max_failed_share:g}; the first: {_first(skipped)}"
-                )
+            _skip(skipped, job.ref.name, result.reason, result.message)
+            keep_skipped(job.path, job.digest, Skipped(result.reason, result.message))
+            _check_budget(config, skipped, num_refs)
         else:
-            fragments[name] = result
             for line in result.marked.values():
-                logger.warning("%s: %s", name, line)
+                logger.warning("%s: %s", job.ref.name, line)
         progress.advance()
-    return fragments, skipped
 
 
-def _assemble(config: BuildConfig, described: dict[str, Any], fragments: list[Fragment], work: Path) -> None:
-    """Write the shards, the index and, last, ``dataset.json``."""
-    out = work.parent
-    for stale in [path for path in out.iterdir() if re.fullmatch(r"\d{5}\.tar(\.tmp)?", path.name)]:
-        stale.unlink()
-    positions = config.positions or sorted({position for fragment in fragments for position in fragment.positions})
-    samples = [(fragment, sample) for fragment in fragments for sample in fragment.samples]
-    groups = [samples[i : i + config.samples_per_shard] for i in range(0, len(samples), config.samples_per_shard)]
-    jobs = [
-        (
-            out / f"{number:05d}.tar",
-            [Piece(work / f"{fragment.recording}.tar", sample["offset"], sample["size"]) for fragment, sample in group],
-            positions,
-            config.frames.num,
-            config.frames.size,
+def _results(jobs: list[_Job]) -> tuple[dict[str, Fragment], list[tuple[str, str, str]]]:
+    """Return what became of the recordings, by plain name in the order of the jobs, and what was skipped."""
+    fragments: dict[str, Fragment] = {}
+    failed: list[tuple[str, str, str]] = []
+    for job in jobs:
+        result = read_fragment(job.path, job.digest)
+        if isinstance(result, Fragment):
+            fragments[job.ref.name] = result
+        elif result is not None:
+            failed.append((job.ref.name, result.reason, result.message))
+        else:
+            raise RuntimeError(f"{job.path}: the fragment of '{job.ref.name}' has vanished: build again")
+    return fragments, failed
+
+
+def _failures(jobs: list[_Job], failed: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Return the rows of RECORDINGS_SCHEMA of the recordings that cannot be used."""
+    by_name = {job.ref.name: job for job in jobs}
+    return [
+        {"recording": by_name[name].identity, "status": reason, "digest": by_name[name].digest, "num_windows": 0}
+        for name, reason, _ in failed
+    ]
+
+
+def _check_splits(dataset: Dataset, fragments: dict[str, Fragment]) -> None:
+    """Raise UserError where recordings of one subject are in different splits, as a source's own list may have it."""
+    splits = {row["subject"]: row["split"] for row in dataset.listing if row["subject"]}
+    for name, fragment in fragments.items():
+        if fragment.subject and splits.setdefault(fragment.subject, fragment.split) != fragment.split:
+            raise UserError(
+                f"recording '{name}' is in {fragment.split}, but its subject has others in {splits[fragment.subject]}: "
+                "mend the list of the source, or list subjects in the config's split section"
+            )
+
+
+def _check_budget(config: BuildConfig, skipped: list[tuple[str, str, str]], num_refs: int) -> None:
+    if len(skipped) > config.build.max_failed_share * num_refs or len(skipped) == num_refs:
+        name, reason, message = min(skipped)
+        raise UserError(
+            f"{len(skipped)} of {num_refs} recordings cannot be used (build.max_failed_share="
+            f"{config.build.max_failed_share:g}); the first: {name} ({reason}): {message}"
         )
-        for number, group in enumerate(groups)
-    ]
-    shards: dict[int, WrittenShard] = {}
-    progress = Progress("shards", len(jobs))
-    for job, result in run_jobs(write_shard, jobs, min(num_workers(config.workers), len(jobs))):
-        if isinstance(result, Lost):
-            raise RuntimeError(f"{jobs[job][0]}: {result.message}")
-        shards[job] = result
-        progress.advance()
-    rows: list[dict[str, Any]] = [
-        {"shard": shards[i].name, "offset": offset, "size": size}
-        | {name: getattr(fragment, name) for name in ("recording", "subject", "split")}
-        | {name: sample[name] for name in ("key", "label", "start_s", "imu_share", "frame_share")}
-        for i, group in enumerate(groups)
-        for (fragment, sample), (offset, size) in zip(group, shards[i].spans, strict=True)
-    ]
-    with replacing(out / INDEX_NAME) as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), file)
-    sha256 = {shard.name: shard.sha256 for _, shard in sorted(shards.items())}
-    sha256[INDEX_NAME] = hashlib.sha256((out / INDEX_NAME).read_bytes()).hexdigest()
-    info = DatasetInfo(
-        name=config.name,
-        counts={
-            "samples": len(rows),
-            "recordings": len({row["recording"] for row in rows}),
-            "subjects": len({fragment.subject for fragment in fragments if fragment.subject}),
-            "shards": len(shards),
-        },
-        hours=sum(sample["covered_s"] for _, sample in samples) / 3600,
-        window_s=config.window.length_s,
-        imu_rate_hz=config.window.rate_hz,
-        positions=positions,
-        num_frames=config.frames.num,
-        frame_size=[config.frames.size, config.frames.size] if config.frames.num else [],
-        labels=sorted({row["label"] for row in rows if row["label"] is not None}),
-        sha256=sha256,
-        config=described,
-    )
-    sync_folder(out)
-    with replacing(out / DATASET_NAME) as file:
-        file.write(json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True).encode())
-    sync_folder(out)
 
 
-def _summary(config: BuildConfig, out: Path) -> BuildSummary:
-    info = read_dataset_info(out)
-    splits = read_index(out).column("split").to_pylist()
+def _told(config: BuildConfig, fragments: list[Fragment]) -> dict[str, Any]:
+    kinds = sorted(kind for fragment in fragments for kind in fragment.marked)
+    verdicts = sorted(fragment.sync_verdict for fragment in fragments if fragment.sync_verdict)
+    whole_s = config.window.length_s - 0.5 / config.window.rate_hz
+    return {
+        "num_padded": sum(sample["covered_s"] < whole_s for fragment in fragments for sample in fragment.samples),
+        "marked": {kind: kinds.count(kind) for kind in kinds},
+        "sync": {verdict: verdicts.count(verdict) for verdict in verdicts},
+    }
+
+
+def _summary(config: BuildConfig, dataset: Dataset) -> BuildSummary:
+    assert dataset.info is not None
     return BuildSummary(
         name=config.name,
-        out=str(out),
-        counts=info.counts,
-        hours=info.hours,
-        splits={split: splits.count(split) for split in SPLITS},
+        out=config.out,
+        counts=dataset.info.counts,
+        hours=dataset.info.hours,
+        splits=dataset.count("split"),
+        verdicts=dataset.count("verdict"),
     )
 
 
-def _warn_of_unknown_subjects(config: BuildConfig, identities: Identities, fragments: dict[str, Fragment]) -> None:
-    found = {fragment.subject for fragment in fragments.values()}
+def _warn_of_unknown_subjects(
+    config: BuildConfig, identities: Identities, dataset: Dataset, fragments: dict[str, Fragment]
+) -> None:
+    found = {fragment.subject for fragment in fragments.values()} | dataset.subjects
     for key in ("val_subjects", "test_subjects"):
         for name in getattr(config.split, key):
             if identities.subject(name) not in found:
@@ -248,8 +265,3 @@ def _warn_of_unknown_subjects(config: BuildConfig, identities: Identities, fragm
 def _skip(skipped: list[tuple[str, str, str]], name: str, reason: str, message: str) -> None:
     skipped.append((name, reason, message))
     logger.warning("skipped %s (%s): %s", name, reason, message)
-
-
-def _first(skipped: list[tuple[str, str, str]]) -> str:
-    name, reason, message = min(skipped)
-    return f"{name} ({reason}): {message}"

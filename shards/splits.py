@@ -13,11 +13,14 @@ from typing import Any
 from imuvid.config import to_dict
 from imuvid.errors import UserError
 from shards.config import BuildConfig, SplitConfig, SubjectsConfig
+from shards.embedder import describe_tower
 
 # Of the build and not of its result: a change of these gives the same bytes.
-_NOT_CONTENT = ("out", "workers", "max_failed_share", "recording_timeout_s")
+_NOT_CONTENT = ("out", "build", "samples_per_shard")
 # Names of the places that recordings lie at; people are often named in them.
-_PLACES = ("manifest", "root", "paths", "work_dir")
+_PLACES = ("manifest", "root", "paths", "work_dir", "uids", "split_files", "takes")
+# Which recordings there are, not what becomes of each.
+_SELECTION = ("num_subjects", "recordings_per_subject", "universities", "max_recordings")
 
 
 def salted(name: str, salt: str) -> str:
@@ -71,16 +74,18 @@ class Identities:
         """Return the identifier of a subject: 's' and 12 hex digits; None where the subject is not known."""
         return None if name is None else "s" + salted(name, self.salt)
 
-    def split_of(self, recording: str, subject: str | None) -> str:
+    def split_of(self, recording: str, subject: str | None, listed: str | None = None) -> str:
         """Return train, val or test of a recording, from the plain names.
 
-        With lists in the config, by them; else by a hash of the stored identifier, so that adding recordings or
-        changing another subject moves no one.
+        With lists in the config, by them; else by the source's own list (``listed``); else by a hash of the stored
+        identifier, so that adding recordings or changing another subject moves no one.
         """
         if self.split.val_subjects or self.split.test_subjects:
             if subject in self.split.test_subjects:
                 return "test"
             return "val" if subject in self.split.val_subjects else "train"
+        if listed is not None:
+            return listed
         identity = self.subject(subject) or self.recording(recording)
         return split_by_hash(identity, self.split.val, self.split.test)
 
@@ -96,16 +101,20 @@ def split_by_hash(identity: str, val: float, test: float) -> str:
 def public_config(config: BuildConfig, identities: Identities) -> dict[str, Any]:
     """Return what ``dataset.json`` says of the config: no place, no plain name of a subject, no salt.
 
-    ``digest`` stands for all of it, places, names and salt included; equal digests mean equal configs.
+    ``digest`` stands for all that decides how a recording becomes samples, salt included, but not which recordings
+    there are, nor the gates: a dataset can be extended by what another config of the same digest reads.
     """
     fields = to_dict(config)
     for key in _NOT_CONTENT:
         fields.pop(key)
-    digest = hashlib.sha256((identities.salt + json.dumps(fields, sort_keys=True)).encode()).hexdigest()
     kind = config.source.kind
     section = {key: value for key, value in fields["source"][kind].items() if key not in _PLACES}
-    fields["source"] = {"kind": kind, kind: _without_places(section)}
+    fields["frames"]["embed_with"] = describe_tower(config.frames)
+    fields["source"] = {"kind": kind, kind: {key: v for key, v in section.items() if key not in _SELECTION}}
+    deciding = {key: value for key, value in fields.items() if key not in ("gates", "subjects")}
+    digest = hashlib.sha256((identities.salt + json.dumps(deciding, sort_keys=True)).encode()).hexdigest()
     fields.pop("subjects")
+    fields["source"][kind] = _without_places(section)
     for key in ("val_subjects", "test_subjects"):
         fields["split"][key] = [identities.subject(name) for name in fields["split"][key]]
     return fields | {"digest": digest}

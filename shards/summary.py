@@ -18,17 +18,25 @@ class BuildSummary:
     name: str
     out: str
     existed: bool = False
-    """True where the complete dataset was there already and nothing was done."""
+    """True where the complete dataset was there already and no recording was added."""
+    regated: bool = False
+    """True where the verdicts and weights of a complete dataset were decided anew, by other gates."""
+    waiting: bool = False
+    """True where this part of a build is done but others are not."""
     counts: dict[str, int] = field(default_factory=dict)
     """samples, recordings, subjects, shards."""
     hours: float = 0.0
     """Sum of the windows' durations without padding, hours."""
     splits: dict[str, int] = field(default_factory=dict)
     """Samples in train, val and test."""
+    verdicts: dict[str, int] = field(default_factory=dict)
+    """Windows by verdict of the quality gates; '' = good."""
+    sync: dict[str, int] = field(default_factory=dict)
+    """Recordings by verdict of the check of synchrony."""
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
     """(recording, reason, message) of what was not used, sorted."""
     marked: dict[str, int] = field(default_factory=dict)
-    """Number of recordings used with parts marked or left out, by kind: gap, not_a_number, no_imu, implausible_acc."""
+    """Number of recordings used with parts marked or left out, by kind: gap, not_a_number, no_imu, stuck, ..."""
     num_padded: int = 0
     """Windows that the recording covers only in part; the samples say where."""
     identifiers: dict[str, str] = field(default_factory=dict)
@@ -44,6 +52,10 @@ class BuildSummary:
 
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""
+        if self.waiting:
+            return [f"{self.out}: this part is done in {self.seconds:.1f} s; the last one assembles the dataset"]
+        if self.regated:
+            return [f"{self.out}: the dataset '{self.name}' has other gates now; " + self._verdicts()]
         if self.existed:
             return [f"{self.out}: the dataset '{self.name}' is complete already, with the same config: nothing to do"]
         counts = self.counts
@@ -52,6 +64,9 @@ class BuildSummary:
             f"{counts['subjects']} subjects, in {counts['shards']} shards, {self.seconds:.1f} s",
             "windows by split: " + _listing(self.splits),
         ]
+        lines.append(self._verdicts())
+        if self.sync:
+            lines.append("recordings by synchrony of IMU and video: " + _listing(self.sync))
         if self.num_padded:
             lines.append(f"padded {self.num_padded} windows that their recordings cover only in part (marked)")
         if self.skipped:
@@ -59,6 +74,10 @@ class BuildSummary:
         if self.marked:
             lines.append(f"recordings with parts marked or left out: {_listing(self.marked)}")
         return lines
+
+    def _verdicts(self) -> str:
+        failed = {verdict: number for verdict, number in self.verdicts.items() if verdict}
+        return "windows that fail a quality gate: " + (_listing(failed) or "none")
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -1,29 +1,40 @@
-"""Is a dataset of shards whole, and do its tars, its index and ``dataset.json`` say the same?"""
+"""Is a dataset of shards whole, and do its tars, its index, its recordings and ``dataset.json`` say the same?"""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-from collections import Counter
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from imuvid.data.format import (
-    BLOCK,
+    DATASET_NAME,
     INDEX_NAME,
-    SPLITS,
+    INDEX_SCHEMA,
+    RECORDINGS_NAME,
+    RECORDINGS_SCHEMA,
     DatasetInfo,
-    decode_members,
-    parse_tar,
     read_dataset_info,
     read_index,
+    read_recordings,
 )
+from imuvid.data.storage import Store, check_file_name
 from imuvid.errors import UserError
+from shards.verify_sample import check_sample
+from shards.verify_tables import index_problems, names_of_places, recordings_problems
 from shards.workers import Lost, num_workers, run_jobs
-from shards.write import END_OF_ARCHIVE, check_frames
+from shards.write import END_OF_ARCHIVE
 
 MAX_PROBLEMS_PER_SHARD = 20
+MAX_PROBLEMS = 1000
+MAX_CHARACTERS = 500
 
 
 @dataclass
@@ -36,7 +47,7 @@ class VerifyReport:
     shards: int = 0
     """Shards that were read."""
     problems: list[str] = field(default_factory=list)
-    """One line each."""
+    """One line each, sorted; the last says how many more there are, where there are too many."""
 
     @property
     def ok(self) -> bool:
@@ -52,130 +63,138 @@ class VerifyReport:
         return "\n".join(self.lines())
 
 
-def verify(folder: str | Path, workers: int = 0) -> VerifyReport:
+def verify(location: str | Path, workers: int = 0) -> VerifyReport:
     """Read all of a dataset and compare its parts.
 
-    Checksums; every sample decodes (arrays, JPEGs and their sizes); the index agrees with the tars, ``dataset.json``
-    with both; keys are unique; no subject and no recording is in two splits.
+    Checksums of all files; the tables' schemas; every sample decodes (arrays, JPEGs and their sizes) and is what the
+    index says (CRC-32, every measurement, label, times, positions); verdicts and weights are those of the gates in
+    ``dataset.json``; recordings, index and counts agree; keys are unique; no subject and no recording is in two
+    splits; nothing names a place on a disk; no file is missing or extra.
 
     Args:
-        folder: of the dataset.
+        location: folder or URL of the dataset; shards of an object store are fetched one a process at a time.
         workers: processes; 0 = one a core.
 
     Raises:
         UserError: there is no complete dataset of this format version.
+        OSError: the object store does not answer.
     """
-    folder = Path(folder)
-    info = read_dataset_info(folder)
-    report = VerifyReport(str(folder))
-    listed = sorted(name for name in info.sha256 if name != INDEX_NAME)
-    present = {path.name for path in folder.glob("*.tar")}
-    report.problems += [f"{name}: extra shard, dataset.json does not list it" for name in sorted(present - set(listed))]
-    report.problems += [f"{name}: missing shard" for name in listed if name not in present]
-    rows = _index_rows(folder, info, report)
-    by_shard: dict[str, list[dict[str, Any]]] = {name: [] for name in listed}
-    for row in rows:
-        by_shard.setdefault(row["shard"], []).append(row)
-    jobs = [(folder / name, info, by_shard[name]) for name in listed if name in present]
+    store = Store(location)
+    info = read_dataset_info(location)
+    report = VerifyReport(str(store))
+    problems = report.problems
+    present = set(store.names())
+    listed = sorted(name for name in info.sha256 if name.endswith(".tar"))
+    problems += [f"{name}: extra file, {DATASET_NAME} does not list it" for name in _extra(present, info)]
+    problems += [f"{name}: missing shard" for name in listed if name not in present]
+    problems += [f"{DATASET_NAME}: {place}" for place in names_of_places(info.config)]
+    index = _table(store, info, INDEX_NAME, INDEX_SCHEMA, read_index, problems)
+    recordings = _table(store, info, RECORDINGS_NAME, RECORDINGS_SCHEMA, read_recordings, problems)
+    if index is not None:
+        problems += index_problems(index, info)
+    if index is not None and recordings is not None:
+        problems += recordings_problems(recordings, index, info)
+    rows = _by_shard(index if index is not None else INDEX_SCHEMA.empty_table())
+    empty = INDEX_SCHEMA.empty_table()
+    jobs = [(store.location, name, info, rows.get(name, empty)) for name in listed if name in present]
     for job, result in run_jobs(verify_shard, jobs, max(1, min(num_workers(workers), len(jobs)))):
         report.shards += 1
         if isinstance(result, Lost):
-            report.problems.append(f"{jobs[job][0].name}: {result.message}")
+            problems.append(f"{jobs[job][1]}: {result.message}")
         else:
             report.samples += result[0]
-            report.problems += result[1]
-    report.problems.sort()
+            problems += result[1]
+    # Names come from the files: they may hold anything.
+    problems[:] = sorted(" ".join(problem.split())[:MAX_CHARACTERS] for problem in problems)
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} problems more"]
     return report
 
 
-def verify_shard(path: Path, info: DatasetInfo, rows: list[dict[str, Any]]) -> tuple[int, list[str]]:
-    """Return the number of good samples of a shard and its problems, given its rows of the index."""
-    problems: list[str] = []
-    good = 0
-    if path.stat().st_size == 0:
-        return 0, [f"{path.name}: is empty"]
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if hashlib.sha256(content).hexdigest() != info.sha256[path.name]:
-            problems.append(f"{path.name}: sha256 is not that of dataset.json: the file was changed or damaged")
-        position = 0
-        for row in sorted(rows, key=lambda row: row["offset"]):
-            if row["offset"] != position:
-                problems.append(f"{path.name}: {row['key']} begins at byte {row['offset']}, expected {position}")
-            position = row["offset"] + row["size"]
-            try:
-                _check_sample(content[row["offset"] : position], row, info)
-                good += 1
-            except ValueError as error:
-                problems.append(f"{path.name}: {row['key']} at byte {row['offset']}: {error}")
-        if content[position:] != END_OF_ARCHIVE:
-            problems.append(
-                f"{path.name}: {len(content) - position} bytes after the last sample of the index, expected the "
-                f"{2 * BLOCK} of the end of the archive"
-            )
+def verify_shard(location: str, name: str, info: DatasetInfo, rows: pa.Table) -> tuple[int, list[str]]:
+    """Return the number of good samples of a shard and its problems, given its rows of the index.
+
+    Args:
+        location: folder or URL of the dataset.
+        name: of the shard.
+        info: of the dataset.
+        rows: of the shard, of INDEX_SCHEMA.
+    """
+    store = Store(location)
+    with tempfile.TemporaryDirectory(prefix="imuvid-verify-") as folder:
+        try:
+            check_file_name(name)
+            path = store.local / name if store.local else Path(folder) / "shard.tar"
+            if store.local is None:
+                store.fetch(name, path)
+            if path.stat().st_size == 0:
+                return 0, [f"{name}: is empty"]
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                good, problems = _check_shard(content, name, info, rows.sort_by("offset").to_pylist())
+        except (OSError, UserError) as error:
+            return 0, [f"{name}: cannot be read: {error}"]
     if len(problems) > MAX_PROBLEMS_PER_SHARD:
         rest = len(problems) - MAX_PROBLEMS_PER_SHARD
-        problems = [*problems[:MAX_PROBLEMS_PER_SHARD], f"{path.name}: and {rest} problems more"]
+        problems = [*problems[:MAX_PROBLEMS_PER_SHARD], f"{name}: and {rest} problems more"]
     return good, problems
 
 
-def _check_sample(raw: bytes, row: dict[str, Any], info: DatasetInfo) -> None:
-    """Raise ValueError unless the sample decodes and is what the index and ``dataset.json`` say."""
-    sample = decode_members(parse_tar(raw))
-    check_frames(sample, info.num_frames, info.frame_size[0] if info.frame_size else 0)
-    meta = sample.meta
-    expected = {
-        "key": (sample.key, row["key"]),
-        "recording": (meta.recording, row["recording"]),
-        "subject": (meta.subject, row["subject"]),
-        "label": (meta.label, row["label"]),
-        "start_s": (meta.start_s, row["start_s"]),
-        "positions": (meta.positions, info.positions),
-        "duration_s": (meta.duration_s, info.window_s),
-        "imu_rate_hz": (meta.imu_rate_hz, info.imu_rate_hz),
-    }
-    for name, (found, stated) in expected.items():
-        if found != stated:
-            raise ValueError(f"{name} is {found!r} in the shard but {stated!r} in the index or dataset.json")
-    for name in ("imu_share", "frame_share"):
-        if abs(meta.quality.get(name, -1.0) - row[name]) > 1e-5:
-            raise ValueError(f"{name} is {meta.quality.get(name)} in the shard but {row[name]} in the index")
-    if sample.imu[..., :3][~sample.valid[..., 0]].any() or sample.imu[..., 3:][~sample.valid[..., 1]].any():
-        raise ValueError("imu is not 0 where it is marked as missing")
+def _check_shard(content: mmap.mmap, name: str, info: DatasetInfo, rows: list[dict[str, Any]]) -> tuple[int, list[str]]:
+    problems: list[str] = []
+    good = position = 0
+    if hashlib.sha256(content).hexdigest() != info.sha256[name]:
+        problems.append(f"{name}: sha256 is not that of {DATASET_NAME}: the file was changed or damaged")
+    for row in rows:
+        if row["offset"] != position:
+            problems.append(f"{name}: {row['key']} begins at byte {row['offset']}, expected {position}")
+        position = row["offset"] + row["size"]
+        try:
+            check_sample(content[row["offset"] : position], row, info)
+            good += 1
+        except ValueError as error:
+            problems.append(f"{name}: {row['key']} at byte {row['offset']}: {error}")
+    rest = content[position:]
+    if len(rest) < len(END_OF_ARCHIVE) or any(rest):
+        problems.append(
+            f"{name}: {len(rest)} bytes after the last sample of the index, expected nothing but the "
+            f"{len(END_OF_ARCHIVE)} or more zeros of the end of the archive"
+        )
+    return good, problems
 
 
-def _index_rows(folder: Path, info: DatasetInfo, report: VerifyReport) -> list[dict[str, Any]]:
-    """Return the rows of the index, and note what is wrong with them by themselves and against ``dataset.json``."""
+def _extra(present: set[str], info: DatasetInfo) -> list[str]:
+    known = {DATASET_NAME, INDEX_NAME, RECORDINGS_NAME} | set(info.sha256)
+    return sorted(name for name in present - known if not name.startswith("."))
+
+
+def _table(
+    store: Store,
+    info: DatasetInfo,
+    name: str,
+    schema: pa.Schema,
+    read: Callable[..., pa.Table],
+    problems: list[str],
+) -> pa.Table | None:
+    """Read a table although its checksum may be wrong, and note that, and what is wrong with its schema."""
     try:
-        rows = read_index(folder).to_pylist()
-    except UserError as error:
-        report.problems.append(str(error))
-        return []
-    problems = report.problems
-    if hashlib.sha256((folder / INDEX_NAME).read_bytes()).hexdigest() != info.sha256.get(INDEX_NAME):
-        problems.append(f"{INDEX_NAME}: sha256 is not that of dataset.json: the file was changed or damaged")
-    keys = Counter(row["key"] for row in rows)
-    problems += [f"{INDEX_NAME}: key {key} is there {count} times" for key, count in keys.items() if count > 1]
-    for name in sorted({row["shard"] for row in rows} - set(info.sha256)):
-        problems.append(f"{INDEX_NAME}: names the shard {name}, dataset.json does not")
-    for column in ("subject", "recording"):
-        splits: dict[str, set[str]] = {}
-        for row in rows:
-            if row[column] is not None:
-                splits.setdefault(row[column], set()).add(row["split"])
-        for name, found in sorted(splits.items()):
-            if len(found) > 1:
-                problems.append(f"{INDEX_NAME}: {column} {name} is in the splits {', '.join(sorted(found))}")
-    for split in sorted({str(row["split"]) for row in rows} - set(SPLITS)):
-        problems.append(f"{INDEX_NAME}: unknown split '{split}'")
-    counts = {
-        "samples": len(rows),
-        "recordings": len({row["recording"] for row in rows}),
-        "subjects": len({row["subject"] for row in rows} - {None}),
-        "shards": len(info.sha256) - 1,
-    }
-    if counts != info.counts:
-        problems.append(f"dataset.json: counts {info.counts}, but the index has {counts}")
-    labels = sorted({row["label"] for row in rows} - {None})
-    if labels != info.labels:
-        problems.append("dataset.json: the labels are not those of the index")
-    return rows
+        content = store.read(name)
+        table = read(store.location)
+        found = pq.read_schema(pa.BufferReader(content))
+    except (UserError, OSError, pa.ArrowException) as error:
+        problems.append(f"{name}: cannot be read: {str(error).splitlines()[0]}")
+        return None
+    if hashlib.sha256(content).hexdigest() != info.sha256.get(name):
+        problems.append(f"{name}: sha256 is not that of {DATASET_NAME}: the file was changed or damaged")
+    if not found.equals(schema):
+        odd = sorted({str(column) for column in found} ^ {str(column) for column in schema})
+        problems.append(f"{name}: other columns than in the format, or in another order: {', '.join(odd[:6])}")
+    return table
+
+
+def _by_shard(index: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each shard; as tables, which are smaller and faster to send than rows."""
+    shards = index["shard"].to_numpy(zero_copy_only=False).astype(str)
+    order = np.argsort(shards, kind="stable")
+    names, starts = np.unique(shards[order], return_index=True)
+    ends = np.append(starts, len(order))[1:]
+    return {str(name): index.take(order[start:end]) for name, start, end in zip(names, starts, ends, strict=True)}

@@ -2,29 +2,37 @@
 
 The time axis is that of the player: 0 is the first frame that is shown. PyAV reads the presentation times from the
 packets, without decoding; packets that an edit list hides (as after a cut without re-encoding) are not shown and
-have no time here. Decord decodes, from the first frame on and without ever seeking: seeking by index gives other
-frames where an edit list or reordered frames are involved, while the n-th frame of one pass is the n-th that is
-shown. Decord also turns the picture as the file's rotation says.
+have no time here. Frames are decoded from the first on, without ever seeking: seeking by index gives other frames
+where an edit list or reordered frames are involved, while the n-th frame of one pass is the n-th that is shown.
+The pictures are turned as the file's rotation says, and have square pixels.
 
-A file that lies about its number of frames can hold decord in native code for ever, so this belongs in a process
+Two decoders stand behind this, ``decord`` (:mod:`shards.video_decord`) and ``pyav`` (:mod:`shards.video_pyav`);
+Project Aria's ``.vrs`` files have one of their own (:mod:`shards.video_vrs`). Each is a function ``pictures(path,
+width, height, num_threads)`` that yields, for each frame in the order of their times, a function that returns its
+picture: what is not wanted is not converted.
+
+A file that lies about its number of frames can hold a decoder in native code for ever, so this belongs in a process
 that has a time limit (:mod:`shards.workers`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 
+from imuvid.errors import UserError
 from shards.mp4 import outer_boxes
 from shards.sources.base import RecordingError
 
-decord.logging.set_level(decord.logging.QUIET)
+BACKENDS = ("decord", "pyav")
+WIDEST_PIXEL = 10.0
+"""No camera's pixels are as many times as wide as high, or as high as wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +50,36 @@ class VideoInfo:
     """From the first frame to the end of the last, seconds."""
 
 
+def check_backend(backend: str) -> None:
+    """Raise UserError where a decoder is not known or not installed; a build asks before it starts its workers."""
+    if backend not in BACKENDS:
+        raise UserError(f"frames.backend={backend}: must be one of {', '.join(BACKENDS)}")
+    if backend == "decord":
+        try:
+            importlib.import_module("decord")
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"frames.backend=decord: decord cannot be imported ({error}; it has wheels for Linux on x86-64 alone): "
+                "set frames.backend=pyav"
+            ) from error
+
+
 @functools.lru_cache(maxsize=2)
 def probe(path: Path) -> VideoInfo:
     """Read when the frames of a video are shown; costs a pass over the file and the decoding of one frame.
 
     Raises:
-        RecordingError: ``missing``, ``empty``, ``truncated`` or ``not_a_video``.
+        RecordingError: ``missing``, ``empty``, ``truncated`` or ``not_a_video``; of a ``.vrs`` file what
+            :func:`shards.video_vrs.probe_vrs` raises.
     """
     if not path.is_file():
         raise RecordingError("missing", f"{path}: there is no such video")
     if path.stat().st_size == 0:
         raise RecordingError("empty", f"{path}: is empty: copy it again")
+    if _is_vrs(path):
+        from shards.video_vrs import probe_vrs
+
+        return probe_vrs(path)
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
@@ -77,13 +104,21 @@ def probe(path: Path) -> VideoInfo:
     except (av.error.FFmpegError, StopIteration) as error:
         problem = getattr(error, "strerror", None) or "no frame can be decoded"
         raise RecordingError("not_a_video", f"{path}: cannot be read as a video: {problem}") from error
+    if not 1 / WIDEST_PIXEL < aspect < WIDEST_PIXEL:
+        raise RecordingError("not_a_video", f"{path}: has pixels {aspect:.3g} times as wide as high: encode it again")
     size = (round(frame.width * aspect), frame.height)
     width, height = size[::-1] if frame.rotation % 180 else size
     return VideoInfo(width, height, times_s, start_s, duration_s)
 
 
 def read_frames(
-    path: Path, indices: Sequence[int], size: int, fit: str, num_threads: int = 1
+    path: Path,
+    indices: Sequence[int],
+    size: int,
+    fit: str,
+    num_threads: int = 1,
+    backend: str = "decord",
+    watch: Callable[[int, np.ndarray], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index, uint8 [size, size, 3] RGB) of the wanted frames in one pass from the first frame on.
 
@@ -93,24 +128,67 @@ def read_frames(
         size: height and width, pixels.
         fit: crop, pad or squash; see :class:`shards.config.FramesConfig`.
         num_threads: of the decoder.
+        backend: decord or pyav; the pictures of the two differ by little. ``.vrs`` files are read by neither.
+        watch: if given, called with (index, uint8 [height, width, 3] RGB) for every frame of the video, wanted or
+            not, scaled but neither cut nor padded, until the end of the video, which is reached by exhausting this
+            iterator; the array is its own to keep. If not given, decoding ends with the last wanted frame.
 
     Raises:
-        RecordingError: ``damaged_video``: decoding fails or ends early; what :func:`probe` raises.
+        UserError: the decoder is not known or not installed.
+        RecordingError: ``damaged_video``: decoding fails, or ends before the last wanted frame; what :func:`probe`
+            raises. Decord decodes ahead, so that damage can show at an earlier frame.
     """
+    decode = _decoder(path, backend)
     info = probe(path)
+    total = len(info.times_s)
     width, height = _scaled(info, size, fit)
-    index = -1
+    pictures = decode(path, width, height, num_threads)
+    wanted = iter(indices)
+    due = next(wanted, None)
+    done = 0
     try:
-        reader = decord.VideoReader(str(path), width=width, height=height, num_threads=num_threads)
-        for wanted in indices:
-            while index < wanted:
-                picture = reader.next()
-                index += 1
-            yield wanted, _fitted(_pixels(picture.asnumpy()), size)
-    except (decord.DECORDError, RuntimeError, StopIteration) as error:
-        raise RecordingError(
-            "damaged_video", f"{path}: decoding fails after {index + 1} of {len(info.times_s)} frames: encode it again"
-        ) from error
+        while done < total and (watch is not None or due is not None):
+            take = next(pictures, None)
+            if take is None:
+                break
+            if watch is not None or done == due:
+                picture = take()
+                if watch is not None:
+                    watch(done, picture)
+                if done == due:
+                    yield done, _fitted(picture, size)
+                    due = next(wanted, None)
+            done += 1
+    except DecodingError as error:
+        raise _damaged(path, done, total) from error
+    finally:
+        pictures.close()
+    if due is not None:
+        raise _damaged(path, done, total)
+
+
+class DecodingError(Exception):
+    """What a decoder raises where a frame cannot be decoded."""
+
+
+def _decoder(path: Path, backend: str) -> Callable:
+    if _is_vrs(path):
+        from shards.video_vrs import pictures
+    elif backend == "decord":
+        check_backend(backend)
+        from shards.video_decord import pictures
+    else:
+        check_backend(backend)
+        from shards.video_pyav import pictures
+    return pictures
+
+
+def _is_vrs(path: Path) -> bool:
+    return path.suffix.lower() == ".vrs"
+
+
+def _damaged(path: Path, done: int, total: int) -> RecordingError:
+    return RecordingError("damaged_video", f"{path}: decoding fails after {done} of {total} frames: encode it again")
 
 
 def _scaled(info: VideoInfo, size: int, fit: str) -> tuple[int, int]:
@@ -119,12 +197,6 @@ def _scaled(info: VideoInfo, size: int, fit: str) -> tuple[int, int]:
         return size, size
     side = min(info.width, info.height) if fit == "crop" else max(info.width, info.height)
     return max(1, round(info.width * size / side)), max(1, round(info.height * size / side))
-
-
-def _pixels(raw: np.ndarray) -> np.ndarray:
-    """Return RGB [height, width, 3]: in narrow pictures decord counts the padding of each row as more channels."""
-    height, width = raw.shape[:2]
-    return raw.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
 def _fitted(picture: np.ndarray, size: int) -> np.ndarray:

@@ -45,9 +45,9 @@ def grid_times(windows: Sequence[Window], config: WindowConfig) -> np.ndarray:
     return np.array([window.start_s for window in windows])[:, None] + steps
 
 
-def frame_times(windows: Sequence[Window], config: WindowConfig, num_frames: int) -> np.ndarray:
+def frame_times(windows: Sequence[Window], length_s: float, num_frames: int) -> np.ndarray:
     """Return float64 [W, F]: the centres of F equal parts of each window, seconds on the recording's clock."""
-    centres = (np.arange(num_frames) + 0.5) * (config.length_s / max(num_frames, 1))
+    centres = (np.arange(num_frames) + 0.5) * (length_s / max(num_frames, 1))
     return np.array([window.start_s for window in windows])[:, None] + centres
 
 

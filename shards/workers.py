@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
+Executor = Callable[[Callable[..., Any], Sequence[tuple], int, float], Iterator[tuple[int, Any]]]
+"""Runs jobs somewhere: the signature and the promises of :func:`run_jobs`."""
+
 _JOBS_PER_PROCESS = 200
 """Decoders leak a little; a fresh process costs less than that growing for days."""
 
@@ -84,13 +87,16 @@ def run_jobs(
 
 def _start(context: Any) -> tuple[Connection, Any]:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    # The fork server has the environment of its own start: what was set since would not be seen.
+    process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
     process.start()
     theirs.close()
     return ours, process
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The kernel's own answer to an alarm is to end the process: that works even in a native loop that holds the
     # interpreter's lock, and also when the parent has been killed.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
 
 from imuvid.data.format import BLOCK, Sample, decode_members, encode_members, parse_tar
+from imuvid.data.storage import Store, replacing
 
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 """POSIX.1-1988 (USTAR): two blocks of zeros end an archive."""
@@ -37,8 +35,8 @@ class WrittenShard:
 
     name: str
     sha256: str
-    spans: list[tuple[int, int]]
-    """Offset and size (bytes) of each sample, in order."""
+    spans: list[tuple[int, int, int]]
+    """Offset and size (bytes) and CRC-32 of each sample, in order."""
 
 
 def tar_members(members: list[tuple[str, bytes]]) -> bytes:
@@ -51,71 +49,75 @@ def tar_members(members: list[tuple[str, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-@contextmanager
-def replacing(path: Path, *, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
-    """Open a file that gets its name ``path`` only once it is complete, synced and, with ``check``, found good."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_shard(path: Path, pieces: list[Piece], positions: list[str], num_frames: int, size: int) -> WrittenShard:
-    """Write the samples as one tar under a temporary name, sync, read it back, rename it to ``path``.
+def write_shard(
+    location: str,
+    name: str,
+    scratch: Path,
+    pieces: list[Piece],
+    positions: list[str],
+    num_frames: int,
+    size: int,
+    embedding_dim: int | None = None,
+) -> WrittenShard:
+    """Write the samples as one tar under a temporary name, sync it, read it back, give it its name.
 
     Args:
-        path: final name.
+        location: folder or URL of the dataset.
+        name: of the shard.
+        scratch: folder where the shard is made that goes to a URL.
         pieces: the samples, in order.
-        positions: of every sample of the dataset; a sample with fewer gets absent sensors.
+        positions: of every sample of the dataset; a sample has absent sensors for those that it lacks.
         num_frames: frames a sample must have.
         size: their height and width, pixels.
+        embedding_dim: length of the embedding that a sample must have instead of them; None = the frames.
 
     Raises:
         ValueError: what was read back is not what was written, or a sample does not decode.
+        OSError: the disk is full, or the object store does not answer.
     """
-    spans: list[tuple[int, int]] = []
+    store = Store(location)
+    spans: list[tuple[int, int, int]] = []
     digest = hashlib.sha256()
 
     def check(temporary: Path) -> None:
         content = temporary.read_bytes()
         if hashlib.sha256(content).digest() != digest.digest():
             raise ValueError(f"{temporary}: what was read back is not what was written: is the disk failing?")
-        for start, length in spans:
-            check_frames(decode_members(parse_tar(memoryview(content)[start : start + length])), num_frames, size)
+        for start, length, _ in spans:
+            sample = decode_members(parse_tar(memoryview(content)[start : start + length]))
+            check_frames(sample, num_frames, size, embedding_dim)
 
     offset = 0
+    path = (store.local or scratch) / name
     with replacing(path, check=check) as file:
         for piece in pieces:
             with piece.fragment.open("rb") as fragment:
                 fragment.seek(piece.offset)
                 raw = _with_positions(fragment.read(piece.size), positions)
-            spans.append((offset, len(raw)))
+            spans.append((offset, len(raw), zlib.crc32(raw)))
             offset += len(raw)
             digest.update(raw)
             file.write(raw)
         digest.update(END_OF_ARCHIVE)
         file.write(END_OF_ARCHIVE)
-    return WrittenShard(path.name, digest.hexdigest(), spans)
+    if store.local is None:
+        store.put(name, path)
+        path.unlink()
+    return WrittenShard(name, digest.hexdigest(), spans)
 
 
-def check_frames(sample: Sample, num_frames: int, size: int) -> None:
-    """Raise ValueError unless a sample has that many JPEGs of that height and width (pixels), all of which decode."""
+def check_frames(sample: Sample, num_frames: int, size: int, embedding_dim: int | None = None) -> None:
+    """Raise ValueError unless a sample has that many JPEGs of that height and width (pixels), all of which decode.
+
+    With ``embedding_dim``, it must have an embedding of that length, of that many frames, and no picture.
+    """
+    found = None if sample.embedding is None else len(sample.embedding)
+    if found != embedding_dim:
+        raise ValueError(f"{sample.key}: the video embedding has {found} numbers, expected {embedding_dim}")
+    if found is not None:
+        if len(sample.meta.frame_times_s) != num_frames:
+            raise ValueError(f"{sample.key}: {len(sample.meta.frame_times_s)} frame times, expected {num_frames}")
+        return
     if len(sample.frames) != num_frames:
         raise ValueError(f"{sample.key}: {len(sample.frames)} frames, expected {num_frames}")
     for i, frame in enumerate(sample.frames):

@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +20,15 @@ from imuvid.data.format import (
     DATASET_NAME,
     INDEX_NAME,
     INDEX_SCHEMA,
+    RECORDINGS_NAME,
+    RECORDINGS_SCHEMA,
     DatasetInfo,
     Sample,
     SampleMeta,
     encode_members,
 )
 
+QUALITY = {"imu_share": 1.0, "frame_share": 1.0, "covered_share": 1.0, "flat_share": 0.0, "saturated_share": 0.0}
 RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 20.0, 1.0, 4, 16
 
 
@@ -55,6 +60,7 @@ def tiny_sample(number: int, recording: str, subject: str) -> Sample:
             frame_valid=[True] * NUM_FRAMES,
             subject=subject,
             label="strong" if amplitude > 1.6 else "weak",
+            quality=dict(QUALITY),
         ),
     )
 
@@ -69,35 +75,47 @@ def write_tiny_dataset(
     folder.mkdir(parents=True)
     splits = ["train"] * num_train + ["val"] * num_val
     samples = [
-        tiny_sample(i, f"r{i // 2:03d}", f"{people}{split}{i % 3 if split == 'train' else 9}")
+        tiny_sample(i, f"r{i // 2:03d}", f"{people}{split}{i // 2 % 3 if split == 'train' else 9}")
         for i, split in enumerate(splits)
     ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for start in range(0, len(samples), per_shard):
         name = f"{start // per_shard:05d}.tar"
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
             for i, sample in enumerate(samples[start : start + per_shard], start):
                 offset = tar.offset
+                raw = []
                 for member, content in encode_members(sample):
                     info = tarfile.TarInfo(member)
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
+                    raw += [info.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % 512)]
                 rows.append(
                     {
                         "key": sample.key,
                         "shard": name,
                         "offset": offset,
                         "size": tar.offset - offset,
+                        "crc32": zlib.crc32(b"".join(raw)),
                         "recording": sample.meta.recording,
                         "subject": sample.meta.subject,
                         "split": splits[i],
                         "label": sample.meta.label,
                         "start_s": 0.0,
-                        "imu_share": 1.0,
-                        "frame_share": 1.0,
+                        "verdict": "",
+                        "weight": 1.0,
                     }
+                    | QUALITY
                 )
     pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / INDEX_NAME)
+    recordings = {row["recording"]: row for row in rows}
+    listing = [
+        {name: row[name] for name in ("recording", "subject", "split")}
+        | {"source": "simulated", "status": "used", "duration_s": WINDOW_S, "positions": ["wrist"], "marked": []}
+        | {"num_windows": sum(other["recording"] == row["recording"] for other in rows), "digest": "0" * 64}
+        for row in recordings.values()
+    ]
+    pq.write_table(pa.Table.from_pylist(listing, schema=RECORDINGS_SCHEMA), folder / RECORDINGS_NAME)
     info = DatasetInfo(
         name="tiny",
         counts={
@@ -118,3 +136,11 @@ def write_tiny_dataset(
     )
     (folder / DATASET_NAME).write_text(json.dumps(asdict(info)))
     return folder
+
+
+def rewrite_index(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Give a dataset another index, and ``dataset.json`` its checksum."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / INDEX_NAME)
+    info = json.loads((folder / DATASET_NAME).read_text())
+    info["sha256"][INDEX_NAME] = hashlib.sha256((folder / INDEX_NAME).read_bytes()).hexdigest()
+    (folder / DATASET_NAME).write_text(json.dumps(info))

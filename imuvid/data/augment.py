@@ -63,7 +63,8 @@ def _augment_imu(
 def _augment_frames(
     frames: np.ndarray, frame_valid: np.ndarray, config: AugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    if not frames.size or (config.crop_area >= 1 and config.brightness == 0):
+    # Of an embedding there is nothing to crop or to brighten.
+    if frames.ndim == 1 or not frames.size or (config.crop_area >= 1 and config.brightness == 0):
         return frames
     height, width = frames.shape[1:3]
     side = np.sqrt(rng.uniform(config.crop_area, 1.0))

@@ -19,7 +19,7 @@ class Example:
     valid: np.ndarray
     """bool [T, P, 2]."""
     frames: np.ndarray
-    """uint8 [F, H, W, 3], RGB."""
+    """uint8 [F, H, W, 3], RGB; or float16 [D], the embedding of a frozen video tower that is stored instead."""
     frame_valid: np.ndarray
     """bool [F]."""
     recording: int
@@ -37,7 +37,7 @@ class Batch:
     valid: Tensor
     """bool [B, T, P, 2]."""
     frames: Tensor
-    """uint8 [B, F, H, W, 3]."""
+    """uint8 [B, F, H, W, 3]; or float16 [B, D]."""
     frame_valid: Tensor
     """bool [B, F]."""
     recording: Tensor

@@ -4,6 +4,7 @@ A dataset is a folder::
 
     NAME/00000.tar 00001.tar ...   plain WebDataset tars, members of a sample adjacent
     NAME/index.parquet             one row a sample: INDEX_SCHEMA
+    NAME/recordings.parquet        one row a recording, used or not: RECORDINGS_SCHEMA
     NAME/dataset.json              DatasetInfo, written last: without it there is no dataset
 
 and the members of one sample are, in this order::
@@ -12,6 +13,8 @@ and the members of one sample are, in this order::
     KEY.imu.npy     float32 [T, P, 6]: acc x y z in m/s^2, then gyro x y z in rad/s; 0 where not valid
     KEY.valid.npy   bool [T, P, 2]: is the accelerometer, is the gyroscope, present at this instant
     KEY.00.jpg ...  one JPEG a frame, black where ``frame_valid`` is false
+    KEY.video.npy   float16 [D], what a frozen video tower made of the frames: instead of them, in a dataset without
+                    pictures (DatasetInfo.video_embedding)
 
 T samples, P sensor positions (the same list in every sample of a dataset). KEY has no dot. Nothing here is
 pickled, and no name read from a tar is ever used as a path.
@@ -32,15 +35,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.parquet"
+RECORDINGS_NAME = "recordings.parquet"
 DATASET_NAME = "dataset.json"
 BLOCK = 512
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _OCTAL = re.compile(rb" *([0-7]+)[\0 ]*")
 SPLITS = ("train", "val", "test")
+
+QUALITY = (
+    "imu_share",  # share of the window in which any sensor is valid, 0 to 1
+    "frame_share",  # share of the frames that are valid, 0 to 1
+    "covered_share",  # share of the window that the recording covers, 0 to 1
+    "flat_share",  # share of the sensors' readings that are stuck at one value, 0 to 1
+    "saturated_share",  # share of the sensors' readings at the end of their range, 0 to 1
+    "acc_std",  # largest standard deviation of |acc| of a sensor, m/s^2; null without accelerometer
+    "gyro_rms",  # largest root mean square of |gyro| of a sensor, rad/s; null without gyroscope
+    "black_share",  # share of the valid frames that are black, 0 to 1; null without frames
+    "frozen_share",  # share of the steps between valid frames in which nothing changes, 0 to 1; null below 2 frames
+    "frame_change",  # mean difference to the frames of the window before, grey levels of 255; null in the first
+    "sync_offset_s",  # estimated shift of the IMU clock at this window, less what was applied; null where not known
+    "sync_confidence",  # of that estimate, 0 to 1; null where synchrony was not looked at
+)
+"""Measurements of a window: columns of the index, and the keys of ``SampleMeta.quality`` (left out where null)."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -48,13 +69,34 @@ INDEX_SCHEMA = pa.schema(
         ("shard", pa.string()),  # file name of the tar
         ("offset", pa.int64()),  # of the sample's first tar header, bytes
         ("size", pa.int64()),  # from there to the end of its last member, padding included, bytes
+        ("crc32", pa.int64()),  # of these bytes (ISO 3309, as zlib.crc32)
         ("recording", pa.string()),
         ("subject", pa.string()),  # salted hash; null where unknown
         ("split", pa.string()),  # train, val or test
         ("label", pa.string()),  # null where unlabelled
         ("start_s", pa.float64()),  # of the window, on the recording's clock
-        ("imu_share", pa.float32()),  # share of the window in which any sensor is valid, 0 to 1
-        ("frame_share", pa.float32()),  # share of the frames that are valid, 0 to 1
+        ("verdict", pa.string()),  # names of the quality gates that it fails, joined by ','; empty = good
+        ("weight", pa.float32()),  # how often it is used relative to others, 0 to 1
+    ]
+    + [(name, pa.float32()) for name in QUALITY]
+)
+
+RECORDINGS_SCHEMA = pa.schema(
+    [
+        ("recording", pa.string()),
+        ("subject", pa.string()),  # salted hash; null where unknown
+        ("split", pa.string()),  # train, val or test; null where the recording is not used
+        ("source", pa.string()),  # kind of source
+        ("status", pa.string()),  # 'used', or the reason why it is not
+        ("duration_s", pa.float64()),  # null where it could not be opened
+        ("num_windows", pa.int64()),
+        ("positions", pa.list_(pa.string())),  # of the sensors that it has
+        ("marked", pa.list_(pa.string())),  # kinds of what was marked or left out: gap, not_a_number, ...
+        ("sync_verdict", pa.string()),  # see shards.sync; null where synchrony was not looked at
+        ("sync_offset_s", pa.float64()),  # estimated shift of the IMU clock onto the video's at the recording's start
+        ("sync_drift_ppm", pa.float64()),  # estimated drift of the IMU clock; null where it is not known
+        ("sync_confidence", pa.float64()),  # 0 to 1
+        ("digest", pa.string()),  # of all that its samples follow from
     ]
 )
 
@@ -66,7 +108,7 @@ class SampleMeta:
     recording: str
     """Identifier of the recording within the dataset."""
     source: str
-    """Kind of source that it was read from: gopro, paired, simulated."""
+    """Kind of source that it was read from: gopro, aria, ego4d, paired, simulated."""
     start_s: float
     """Start of the window on the recording's clock (0 = first video frame), seconds."""
     duration_s: float
@@ -104,8 +146,10 @@ class Sample:
     valid: np.ndarray
     """bool [T, P, 2]: acc, gyro present."""
     frames: list[bytes]
-    """F JPEG pictures; empty in a dataset without video."""
+    """F JPEG pictures; empty in a dataset without pictures."""
     meta: SampleMeta
+    embedding: np.ndarray | None = None
+    """float16 [D]: the frames as a frozen video tower sees them; None unless it stands in for them."""
 
 
 @dataclass
@@ -121,15 +165,24 @@ class DatasetInfo:
     imu_rate_hz: float
     positions: list[str]
     num_frames: int
+    """Frames of a window, stored or embedded; 0 without video."""
     frame_size: list[int]
-    """Height and width of the frames, pixels; empty without video."""
+    """Height and width of the stored frames, pixels; empty without pictures."""
     labels: list[str]
     """Sorted names of the labels that occur."""
     sha256: dict[str, str]
     """Of each shard and of the index, by file name."""
     config: dict[str, Any]
     """The resolved build config, without paths, subject names or salt."""
+    video_embedding: dict[str, Any] | None = None
+    """What stands in the samples instead of frames: ``dim`` (its length), ``num_frames`` and ``frame_size`` (of what
+    was embedded), ``tower`` and ``sha256`` of the weights (of the frozen tower that did it); None = the frames."""
     format: int = FORMAT_VERSION
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Length of the samples' video embedding; None in a dataset without embeddings."""
+        return None if self.video_embedding is None else int(self.video_embedding["dim"])
 
     @property
     def fingerprint(self) -> str:
@@ -147,7 +200,11 @@ def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
     if not KEY_PATTERN.fullmatch(sample.key):
         raise ValueError(f"sample key '{sample.key}' may hold only letters, digits, '_' and '-'")
     check_arrays(sample.imu, sample.valid, sample.meta)
-    if len(sample.frames) != len(sample.meta.frame_times_s):
+    if sample.embedding is not None:
+        if sample.frames:
+            raise ValueError(f"{sample.key}: has frames and an embedding of them: one of the two")
+        _check_embedding(sample.embedding)
+    elif len(sample.frames) != len(sample.meta.frame_times_s):
         raise ValueError(f"{sample.key}: {len(sample.frames)} frames but {len(sample.meta.frame_times_s)} times")
     meta = json.dumps(dataclasses.asdict(sample.meta), sort_keys=True, separators=(",", ":"))
     members = [
@@ -156,6 +213,8 @@ def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
         (f"{sample.key}.valid.npy", _npy(sample.valid)),
     ]
     members += [(f"{sample.key}.{i:02d}.jpg", frame) for i, frame in enumerate(sample.frames)]
+    if sample.embedding is not None:
+        members.append((f"{sample.key}.video.npy", _npy(sample.embedding)))
     return members
 
 
@@ -178,12 +237,17 @@ def decode_members(members: dict[str, bytes]) -> Sample:
             raise ValueError("recording is no string")
         imu, valid = (_from_npy(members[f"{key}.{name}.npy"]) for name in ("imu", "valid"))
         check_arrays(imu, valid, meta)
-        frames = [members[f"{key}.{i:02d}.jpg"] for i in range(len(meta.frame_times_s))]
+        embedding, frames = None, []
+        if f"{key}.video.npy" in members:
+            embedding = _from_npy(members[f"{key}.video.npy"])
+            _check_embedding(embedding)
+        else:
+            frames = [members[f"{key}.{i:02d}.jpg"] for i in range(len(meta.frame_times_s))]
     except KeyError as error:
         raise ValueError(f"{key}: member {error.args[0]} is missing") from error
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{key}: {str(error).splitlines()[0]}") from error
-    return Sample(key, imu, valid, frames, meta)
+    return Sample(key, imu, valid, frames, meta, embedding)
 
 
 def check_arrays(imu: np.ndarray, valid: np.ndarray, meta: SampleMeta) -> None:
@@ -197,6 +261,13 @@ def check_arrays(imu: np.ndarray, valid: np.ndarray, meta: SampleMeta) -> None:
         raise ValueError("imu holds a value that is not finite")
     if len(meta.frame_valid) != len(meta.frame_times_s):
         raise ValueError(f"{len(meta.frame_valid)} frame_valid but {len(meta.frame_times_s)} frame_times_s")
+
+
+def _check_embedding(embedding: np.ndarray) -> None:
+    if embedding.dtype != np.float16 or embedding.ndim != 1 or not embedding.size:
+        raise ValueError(f"video is {embedding.dtype} {list(embedding.shape)}, expected float16 [D]")
+    if not np.isfinite(embedding).all():
+        raise ValueError("video holds a value that is not finite")
 
 
 def parse_tar(raw: bytes | memoryview) -> dict[str, bytes]:
@@ -232,39 +303,111 @@ def parse_tar(raw: bytes | memoryview) -> dict[str, bytes]:
     return members
 
 
-def read_dataset_info(folder: str | Path) -> DatasetInfo:
-    """Read ``dataset.json`` of a dataset folder.
+def read_dataset_info(location: str | Path) -> DatasetInfo:
+    """Read ``dataset.json`` of a dataset in a folder or at a URL.
 
     Raises:
-        UserError: the folder is no complete dataset, or of another format version.
+        UserError: there is no complete dataset, or one of another format version.
     """
-    path = Path(folder) / DATASET_NAME
-    if not path.is_file():
-        raise UserError(f"{folder}: no {DATASET_NAME} there, so no complete dataset: run 'imuvid shards build' first")
+    path = f"{location}/{DATASET_NAME}"
     try:
-        fields = json.loads(path.read_text())
+        content = Store(location).read(DATASET_NAME)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{location}: no {DATASET_NAME} there, so no complete dataset: run 'imuvid shards build' first"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    try:
+        fields = json.loads(content)
         if fields.get("format") != FORMAT_VERSION:
             raise UserError(f"{path}: shard format {fields.get('format')}, this program reads {FORMAT_VERSION}")
-        return DatasetInfo(**fields)
-    except (ValueError, TypeError, AttributeError) as error:
+        info = DatasetInfo(**fields)
+        _check_info(info)
+        return info
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged: {error}") from error
 
 
-def read_index(folder: str | Path) -> pa.Table:
-    """Read ``index.parquet`` of a dataset folder as a table of INDEX_SCHEMA.
+def _check_info(info: DatasetInfo) -> None:
+    """Raise ValueError unless the entries have the types and ranges that their readers rely on."""
+    counts, embedding, gates = info.counts, info.video_embedding, info.config.get("gates", {})
+    demands = {
+        "name": isinstance(info.name, str),
+        "counts": counts.keys() == {"samples", "recordings", "subjects", "shards"}
+        and all(_is_count(number) for number in counts.values()),
+        "hours": _is_number(info.hours) and info.hours >= 0,
+        "window_s": _is_number(info.window_s) and info.window_s > 0,
+        "imu_rate_hz": _is_number(info.imu_rate_hz) and info.imu_rate_hz > 0,
+        "positions": _are_texts(info.positions),
+        "num_frames": _is_count(info.num_frames),
+        "frame_size": isinstance(info.frame_size, list)
+        and len(info.frame_size) in (0, 2)
+        and all(_is_count(side) for side in info.frame_size),
+        "labels": _are_texts(info.labels),
+        "sha256": isinstance(info.sha256, dict) and _are_texts(list(info.sha256.values())),
+        "config": all(_is_number(bound) for bound in gates.values())
+        and isinstance(info.config.get("operations", []), list),
+        "video_embedding": embedding is None or (_is_count(embedding.get("dim")) and embedding["dim"] > 0),
+    }
+    for name, holds in demands.items():
+        if not holds:
+            raise ValueError(f"{name} is {getattr(info, name)!r:.100}, which is not as the format says")
+    json.dumps(dataclasses.asdict(info), ensure_ascii=False).encode()  # half a surrogate pair cannot be written out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def read_index(location: str | Path, info: DatasetInfo | None = None) -> pa.Table:
+    """Read ``index.parquet`` of a dataset in a folder or at a URL as a table of INDEX_SCHEMA.
+
+    Args:
+        location: of the dataset.
+        info: if given, the index must be the one that it speaks of.
 
     Raises:
-        UserError: it is missing, damaged, or has other columns.
+        UserError: it is missing, damaged, has other columns, or is not that of ``info``.
     """
-    path = Path(folder) / INDEX_NAME
-    if not path.is_file():
-        raise UserError(f"{path}: the index is missing: build the dataset again")
+    required = ("key", "shard", "offset", "size", "recording", "split")
+    return _read_table(location, INDEX_NAME, INDEX_SCHEMA, info, required)
+
+
+def read_recordings(location: str | Path, info: DatasetInfo | None = None) -> pa.Table:
+    """Read ``recordings.parquet`` as a table of RECORDINGS_SCHEMA; arguments and errors as :func:`read_index`."""
+    return _read_table(location, RECORDINGS_NAME, RECORDINGS_SCHEMA, info, ("recording", "status"))
+
+
+def _read_table(
+    location: str | Path, name: str, schema: pa.Schema, info: DatasetInfo | None, required: tuple[str, ...]
+) -> pa.Table:
+    path = f"{location}/{name}"
     try:
-        table = pq.read_table(path, schema=INDEX_SCHEMA)
+        content = Store(location).read(name)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing: build the dataset again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if info is not None and hashlib.sha256(content).hexdigest() != info.sha256.get(name):
+        raise UserError(
+            f"{path}: is not that of {DATASET_NAME}: a change was interrupted (give its command again), "
+            "or the file is damaged"
+        )
+    try:
+        table = pq.read_table(pa.BufferReader(content), schema=schema)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
     # A column that is not in the file reads as nulls.
-    empty = [name for name in ("key", "shard", "offset", "size", "recording", "split") if table[name].null_count]
+    empty = [column for column in required if table[column].null_count]
     if empty:
         raise UserError(f"{path}: damaged: no value for {', '.join(empty)} in some rows")
     return table

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import simplejpeg
 
 from imuvid.data.batch import Example, recording_number
 from imuvid.data.format import Sample, decode_members, parse_tar, read_dataset_info, read_index
+from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
 
 class ShardDataset:
     """The samples of one split of a dataset folder, in the order of its index.
 
-    Pickles and forks: files are opened where they are read.
+    Windows that fail a quality gate are left out. Pickles and forks: files are opened where they are read.
 
     Args:
-        folder: of the dataset.
+        folder: folder or URL of the dataset.
         split: train, val or test; None for all.
 
     Raises:
@@ -27,14 +30,21 @@ class ShardDataset:
     """
 
     def __init__(self, folder: str | Path, split: str | None):
-        self.folder = Path(folder)
-        self.info = read_dataset_info(self.folder)
-        table = read_index(self.folder)
-        rows = np.arange(table.num_rows)
+        self.store = Store(folder)
+        self.info = read_dataset_info(folder)
+        table = read_index(folder, self.info)
+        good = pc.equal(pc.fill_null(table["verdict"], ""), "").to_numpy(zero_copy_only=False)
+        member = np.ones(table.num_rows, dtype=bool)
         if split is not None:
-            rows = np.flatnonzero(table["split"].to_numpy(zero_copy_only=False) == split)
+            member = table["split"].to_numpy(zero_copy_only=False) == split
+        rows = np.flatnonzero(member & good)
         if not len(rows):
-            raise UserError(f"{folder}: no sample in split '{split}': see the split section of its build config")
+            why = "see the split section of its build config"
+            if member.any():
+                why = f"all {member.sum()} windows fail a quality gate: see 'imuvid shards inspect'"
+            raise UserError(f"{folder}: no sample in split '{split}': {why}")
+        self.num_gated = int((member & ~good).sum())
+        """Windows of the split that are left out, since they fail a quality gate."""
         table = table.take(rows)
         shards = table["shard"].to_pylist()
         self._shards = list(dict.fromkeys(shards))
@@ -48,6 +58,7 @@ class ShardDataset:
             raise UserError(f"{folder}: the rows of the index are not in the order of the shards: build it again")
         self._offset = table["offset"].to_numpy()
         self._size = table["size"].to_numpy()
+        self._crc32 = table["crc32"].to_pylist()
         self.keys: list[str] = table["key"].to_pylist()
         self.recordings: list[str] = table["recording"].to_pylist()
         self.subjects: list[str | None] = table["subject"].to_pylist()
@@ -71,38 +82,53 @@ class ShardDataset:
         """
         shard = int(self._shard[sample])
         name, size = self._shards[shard], int(self._size[sample])
+        where = self.store.where(name)
         try:
-            if shard not in self._files:
-                self._files[shard] = os.open(self.folder / name, os.O_RDONLY)
-            raw = os.pread(self._files[shard], size, int(self._offset[sample]))
+            raw = self._raw(shard, name, int(self._offset[sample]), size)
         except OSError as error:
-            raise ValueError(f"{self.folder / name}: cannot be read: {error.strerror}") from error
+            raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:
-            raise ValueError(f"{self.folder / name}: ends inside sample {self.keys[sample]}: the shard is truncated")
+            raise ValueError(f"{where}: ends inside sample {self.keys[sample]}: the shard is truncated")
+        # Indexes without checksums are read as well.
+        if self._crc32[sample] is not None and zlib.crc32(raw) != self._crc32[sample]:
+            raise ValueError(f"{where}: sample {self.keys[sample]}: checksum differs: the shard is damaged")
         try:
             decoded = decode_members(parse_tar(raw))
         except ValueError as error:
-            raise ValueError(f"{self.folder / name}: sample {self.keys[sample]}: {error}") from error
+            raise ValueError(f"{where}: sample {self.keys[sample]}: {error}") from error
         if decoded.key != self.keys[sample]:
-            raise ValueError(f"{self.folder / name}: holds {decoded.key} where the index says {self.keys[sample]}")
+            raise ValueError(f"{where}: holds {decoded.key} where the index says {self.keys[sample]}")
         return decoded
+
+    def _raw(self, shard: int, name: str, offset: int, size: int) -> bytes:
+        if self.store.local is None:
+            return self.store.read_range(name, offset, size)
+        if shard not in self._files:
+            self._files[shard] = os.open(self.store.local / name, os.O_RDONLY)
+        return os.pread(self._files[shard], size, offset)
 
     def example(self, sample: int) -> Example:
         """Read one sample and decode its frames.
 
         Raises:
-            ValueError: as :meth:`read`, or a JPEG is damaged.
+            ValueError: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
         """
         stored = self.read(sample)
+        dim = None if stored.embedding is None else len(stored.embedding)
+        if dim != self.info.embedding_dim:
+            raise ValueError(
+                f"{self.store}: sample {stored.key}: its video embedding has {dim} numbers, expected"
+                f" {self.info.embedding_dim}"
+            )
         try:
             pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in stored.frames]
             frames = np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
         except ValueError as error:
-            raise ValueError(f"{self.folder}: sample {stored.key}: damaged JPEG: {error}") from error
+            raise ValueError(f"{self.store}: sample {stored.key}: damaged JPEG: {error}") from error
         return Example(
             imu=stored.imu,
             valid=stored.valid,
-            frames=frames,
+            frames=frames if stored.embedding is None else stored.embedding,
             frame_valid=np.asarray(stored.meta.frame_valid, dtype=bool),
             recording=recording_number(stored.meta.recording),
             sample=sample,

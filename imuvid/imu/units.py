@@ -1,8 +1,9 @@
-"""Units of accelerometers and gyroscopes, and their conversion to SI."""
+"""Units and axes of accelerometers and gyroscopes, and their conversion to SI and to other axes."""
 
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
@@ -43,3 +44,25 @@ def to_si(values: np.ndarray, unit: str) -> np.ndarray:
     if unit not in sizes:
         raise ValueError(f"unknown unit '{unit}', known are {', '.join(ACC_UNITS)} and {', '.join(GYRO_UNITS)}")
     return np.asarray(values, dtype=np.float64) * sizes[unit]
+
+
+def signed_permutation(axes: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return what ``-y x z`` says: x is the sensor's y with its sign changed, y is its x, z is its z.
+
+    Args:
+        axes: three of x, y and z, each once, with or without a sign, separated by spaces.
+
+    Returns:
+        int64 [3] and float64 [3] such that ``values[..., order] * signs`` are x, y and z; and whether this is a
+        rotation (determinant +1) and no reflection.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
+    match = re.fullmatch(r"\s*([-+]?[xyz])\s+([-+]?[xyz])\s+([-+]?[xyz])\s*", axes.lower())
+    words = match.groups() if match else ()
+    order = np.array(["xyz".index(word[-1]) for word in words], dtype=np.int64)
+    if sorted(order.tolist()) != [0, 1, 2]:
+        raise ValueError(f"axes '{axes}' are not x, y and z in some order with or without signs, such as '-y x z'")
+    signs = np.array([-1.0 if word[0] == "-" else 1.0 for word in words])
+    return order, signs, bool(np.linalg.det(np.eye(3)[order] * signs[:, None]) > 0)

@@ -73,7 +73,7 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         UserError: there is no encoder, it is damaged, or of another format.
     """
-    folder = _find(Path(path))
+    folder = find_tower(Path(path), "encoder")
     try:
         fields = json.loads((folder / CONFIG_NAME).read_text())
         if fields["format"] != ENCODER_FORMAT:
@@ -98,10 +98,15 @@ def random_encoder(config: EncoderConfig, seed: int) -> Encoder:
         return Encoder(dataclasses.replace(config, tower=tower, provenance={})).eval()
 
 
-def _find(path: Path) -> Path:
+def find_tower(path: Path, name: str) -> Path:
+    """Return the folder of a tower's files: ``path`` itself, or folder ``name`` of the checkpoint that it is or names.
+
+    Raises:
+        UserError: there is none.
+    """
     if path.name == "latest" and path.is_file():
         path = path.parent / Path(path.read_text().strip()).name
-    for folder in (path, path / "encoder"):
+    for folder in (path, path / name):
         if (folder / CONFIG_NAME).is_file():
             return folder
-    raise UserError(f"{path}: no encoder there (expected encoder/{CONFIG_NAME} in a checkpoint folder)")
+    raise UserError(f"{path}: no encoder there (expected {name}/{CONFIG_NAME} in a checkpoint folder)")

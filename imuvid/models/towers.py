@@ -9,6 +9,7 @@ from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
 from imuvid.models.imu_patchtst import ImuPatchTST, ImuPatchTSTConfig
 from imuvid.models.tower import Tower
 from imuvid.models.video_cnn import VideoCnn, VideoCnnConfig
+from imuvid.models.video_embedding import VideoEmbedding, VideoEmbeddingConfig
 from imuvid.models.video_videomae import VideoMAE, VideoMAETowerConfig
 
 
@@ -27,9 +28,10 @@ class VideoTowerConfig:
     """The video tower; only the section of the chosen kind is read."""
 
     kind: str = "cnn"
-    """cnn or videomae."""
+    """cnn or videomae; or embedding, for a dataset that holds embeddings of a frozen tower instead of frames."""
     cnn: VideoCnnConfig = field(default_factory=VideoCnnConfig)
     videomae: VideoMAETowerConfig = field(default_factory=VideoMAETowerConfig)
+    embedding: VideoEmbeddingConfig = field(default_factory=VideoEmbeddingConfig)
 
 
 def build_imu_tower(config: ImuTowerConfig) -> Tower:
@@ -44,10 +46,12 @@ def build_imu_tower(config: ImuTowerConfig) -> Tower:
 def build_video_tower(config: VideoTowerConfig) -> Tower:
     """Return the tower: forward(frames uint8 [B, F, H, W, 3], frame_valid [B, F]) -> [B, tower.feature_dim].
 
+    Where the kind is embedding, frames are float16 [B, dim].
+
     Raises:
         UserError: the kind is unknown or its sizes do not fit together.
     """
-    return _build("video_tower", config, {"cnn": VideoCnn, "videomae": VideoMAE})
+    return _build("video_tower", config, {"cnn": VideoCnn, "videomae": VideoMAE, "embedding": VideoEmbedding})
 
 
 def _build(name: str, config: ImuTowerConfig | VideoTowerConfig, kinds: dict[str, type[Tower]]) -> Tower:

@@ -3,6 +3,7 @@
     checkpoints/step-00001000/engine/        model and optimiser, as DeepSpeed writes them
                               stream.json    position in the sequence of samples
                               encoder/       the IMU tower, for every later use
+                              video_encoder/ the video tower, to embed the videos of datasets without pictures
                               MANIFEST.json  size and sha256 of every file: written last
     checkpoints/latest                       name of the newest one: changed last, atomically
 
@@ -50,6 +51,7 @@ def save_checkpoint(
     write_engine: Callable[[Path], None],
     write_encoder: Callable[[Path], None],
     keep: int,
+    write_video_encoder: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write checkpoint ``state.step`` below ``folder`` and make it the latest. Every rank must call it.
 
@@ -59,6 +61,7 @@ def save_checkpoint(
         write_engine: writes this rank's part into the given folder; called on every rank.
         write_encoder: writes the encoder into the given folder; called on every rank, writes on rank 0.
         keep: number of checkpoints that stay; older ones are deleted.
+        write_video_encoder: as ``write_encoder``; None where there is no tower of pictures.
 
     Raises:
         OSError: on every rank alike, where any could not write (full disk, read-only folder); the previous
@@ -74,6 +77,8 @@ def save_checkpoint(
     with _agreed(f"checkpoint {final} could not be written"):
         write_engine(staging / "engine")
         write_encoder(staging / "encoder")
+        if write_video_encoder is not None:
+            write_video_encoder(staging / "video_encoder")
         if rank() == 0:
             (staging / "stream.json").write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n")
     with _agreed(f"checkpoint {final} could not be published"):

@@ -13,6 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,7 @@ from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
 from imuvid.models.encoder import EncoderConfig, save_encoder
 from imuvid.models.two_tower import TwoTower
+from imuvid.models.video_encoder import VideoEncoderConfig, save_video_encoder
 from imuvid.training import preemption
 from imuvid.training.checkpoint import StreamState, read_stream_state, save_checkpoint
 from imuvid.training.config import PretrainConfig
@@ -185,8 +187,14 @@ class _Run:
             batch_size=self.config.data.batch_size,
             fingerprint=self.dataset.info.fingerprint,
         )
+        has_pictures = self.dataset.info.video_embedding is None
         self.checkpoint = save_checkpoint(
-            self.checkpoints, state, self.engine.save, self._write_encoder, self.config.train.keep_checkpoints
+            self.checkpoints,
+            state,
+            self.engine.save,
+            self._write_encoder,
+            self.config.train.keep_checkpoints,
+            self._write_video_encoder if has_pictures else None,
         )
 
     def say_end(self, started_at: int, signal_number: int) -> None:
@@ -218,17 +226,28 @@ class _Run:
             imu_rate_hz=info.imu_rate_hz,
             window_s=info.window_s,
             positions=info.positions,
-            provenance={
-                "run": self.config.name,
-                "step": self.step,
+            provenance=self._provenance()
+            | {
                 "objective": self.config.model.objective.kind,
-                "dataset": info.name,
-                "fingerprint": info.fingerprint,
                 "train_subjects": sorted({s for s in self.dataset.subjects if s is not None}),
                 "train_windows": len(self.dataset),
             },
         )
         save_encoder(folder, encoder, state)
+
+    def _write_video_encoder(self, folder: Path) -> None:
+        state = self.engine.tower_state("video_tower")
+        if self.rank:
+            return
+        info = self.dataset.info
+        encoder = VideoEncoderConfig(
+            self.config.model.video_tower, info.num_frames, info.frame_size, provenance=self._provenance()
+        )
+        save_video_encoder(folder, encoder, state)
+
+    def _provenance(self) -> dict[str, Any]:
+        info = self.dataset.info
+        return {"run": self.config.name, "step": self.step, "dataset": info.name, "fingerprint": info.fingerprint}
 
     def _prepare_folder(self) -> Path | None:
         """Make or check the run folder on rank 0; return the checkpoint that every rank resumes from."""

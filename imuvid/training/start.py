@@ -13,6 +13,7 @@ import torch
 from imuvid import config as configs
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.errors import UserError
+from imuvid.models.towers import VideoTowerConfig
 from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.checkpoint import latest_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
@@ -27,7 +28,8 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
     """Open the training and the held-out split, and refuse what cannot be trained on ``world`` ranks.
 
     Raises:
-        UserError: the dataset is incomplete, has no video, a subject is in both splits, or a setting does not fit.
+        UserError: the dataset is incomplete, has no video or not what the video tower takes, a subject is in both
+            splits, or a setting does not fit.
     """
     _check_settings(config)
     dtype = resolve_dtype(config.engine.dtype)
@@ -44,6 +46,7 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
         )
     if train.info.num_frames == 0:
         raise UserError(f"{config.data.path}: has no video: build it with frames.num above 0 to pretrain on it")
+    _check_video_tower(config.model.video_tower, train.info.embedding_dim, config.data.path)
     shared = {s for s in train.subjects if s} & {s for s in held_out.subjects if s}
     if shared:
         raise UserError(
@@ -106,6 +109,20 @@ def _check_settings(config: PretrainConfig) -> None:
         value = operator.attrgetter(key)(config)
         if not holds(value):
             raise UserError(f"{key}={value} {demand}")
+
+
+def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> None:
+    """Refuse a tower of pictures where there are embeddings of ``dim`` numbers, and the reverse (None)."""
+    if dim is None and tower.kind == "embedding":
+        raise UserError(
+            f"{path}: holds frames, no embeddings of them: set model.video_tower.kind to cnn or videomae, or convert it"
+            " by 'imuvid shards embed'"
+        )
+    if dim is not None and (tower.kind, tower.embedding.dim) != ("embedding", dim):
+        raise UserError(
+            f"{path}: holds video embeddings of {dim} numbers instead of frames: set model.video_tower.kind=embedding"
+            f" model.video_tower.embedding.dim={dim}"
+        )
 
 
 def _without_weights(model: ModelConfig) -> ModelConfig:

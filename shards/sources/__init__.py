@@ -17,6 +17,16 @@ def make_source(config: SourceConfig) -> Source:
 
         assert config.gopro is not None
         return GoProSource(config.gopro)
+    if config.kind == "aria":
+        from shards.sources.aria import AriaSource
+
+        assert config.aria is not None
+        return AriaSource(config.aria)
+    if config.kind == "ego4d":
+        from shards.sources.ego4d import Ego4DSource
+
+        assert config.ego4d is not None
+        return Ego4DSource(config.ego4d)
     if config.kind == "paired":
         from shards.sources.paired import PairedSource
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:  # what reads video imports this module
+    from shards.video_chapters import Chapters
+
+LARGEST_READING = 1e9
+"""No sensor reads as much in any unit, m/s^2 or rad/s: a file that says so is damaged there."""
 
 
 class RecordingError(Exception):
@@ -33,7 +39,12 @@ class Signal:
     times_s: np.ndarray
     """float64 [N], strictly increasing, seconds on the recording's clock (0 = first video frame)."""
     values: np.ndarray
-    """float64 [N, 3], m/s^2 or rad/s; NaN where the sensor gave nothing."""
+    """float64 [N, 3], m/s^2 or rad/s; NaN where the sensor gave nothing, or more than LARGEST_READING."""
+
+    def __post_init__(self) -> None:
+        absurd = np.abs(self.values) > LARGEST_READING
+        if absurd.any():
+            self.values = np.where(absurd, np.nan, self.values)
 
 
 @dataclass
@@ -43,6 +54,10 @@ class Stream:
     position: str
     acc: Signal | None = None
     gyro: Signal | None = None
+    acc_range: float | None = None
+    """Largest reading of each axis, m/s^2; None where it is not known."""
+    gyro_range: float | None = None
+    """Largest reading of each axis, rad/s; None where it is not known."""
 
 
 @dataclass
@@ -63,13 +78,23 @@ class Recording:
     streams: list[Stream]
     duration_s: float
     """Length of the recording on its clock, seconds: the windows lie in [0, duration_s]."""
-    video: Path | None = None
-    """None where there is no video (allowed only for datasets without frames)."""
+    video: Path | Chapters | None = None
+    """One file, or those of the camera's chapters; None where there is none (only for datasets without frames)."""
     subject: str | None = None
+    split: str | None = None
+    """train, val or test, where the source has a list of its own; None = by the config."""
     segments: list[Segment] = field(default_factory=list)
     text: str | None = None
     sync_offset_s: float = 0.0
     """Known shift that was applied to the IMU clocks, seconds."""
+    camera_position: str | None = None
+    """Position of the IMU that is fixed to the camera, by which synchrony can be checked; None where there is none,
+    as with a camera on a tripod."""
+
+    def camera_gyro(self) -> Signal | None:
+        """Return the gyroscope that is fixed to the camera, if there is one."""
+        found = [stream.gyro for stream in self.streams if stream.position == self.camera_position]
+        return found[0] if found else None
 
 
 @dataclass

@@ -1,10 +1,20 @@
-"""Reader of GPMF, the telemetry format of GoPro cameras: the accelerometer and gyroscope of one payload.
+"""Reader of GPMF, the telemetry format of GoPro cameras: the accelerometers and gyroscopes of one payload.
 
 Written from the public format description (https://github.com/gopro/gpmf-parser, README). A payload is a list of
 key-length-value items: a four-character key, one character for the type, one byte for the size of a structure, two
 bytes (big-endian) for how many there are, then the data padded to four bytes. Type 0 means that the data are items
 themselves: a device (``DEVC``) holds streams (``STRM``), and in a stream the items before the data describe it
 (``SCAL`` divisor, ``SIUN`` unit, ``STMP`` time stamp in microseconds, ``MTRX``/``ORIN``/``ORIO`` orientation).
+
+Axes are the same for all models: X to the left, Y backwards (towards whoever films), Z up, as seen from behind a camera
+that stands upright. The frame is right-handed, and a camera at rest reads +9.81 m/s^2 along Z. How a sensor sits in
+the housing differs by model, so the channels are turned by what the stream says (``MTRX``, ``ORIN``, ``ORIO``), and
+where it says nothing by the documented order of the model: Z, X, Y for HERO5, Session, Karma and the first firmware of
+HERO6, -Y, X, Z for Fusion.
+
+Devices beside the camera (Karma, Bluetooth sensors) have a ``DEVC`` of their own, and those that record ``ACCL`` or
+``GYRO`` are IMUs of their own. The attitude of a Karma drone (``SIMU``, ``CSEN``; 4 Hz) is not read: it is no signal
+of human movement at any usable rate.
 """
 
 from __future__ import annotations
@@ -31,7 +41,9 @@ _UNITS = {
     "ACCL": {"m/s\u00b2": 1.0, "m/s2": 1.0, "m/s^2": 1.0, "g": 9.80665},
     "GYRO": {"rad/s": 1.0, "deg/s": math.pi / 180, "dps": math.pi / 180},
 }
-_DEFAULT_AXES = "ZXY"  # what cameras older than ORIN and ORIO write
+_DEFAULT_AXES = "ZXY"  # of HERO5, which ORIO names where a stream has it
+_MODEL_AXES = {"Fusion": "yXZ"}  # by DVNM; its stream names still speak of HERO5's order
+_INT16_MAX = 32767
 
 
 class GpmfError(ValueError):
@@ -70,17 +82,23 @@ class Block:
     values: np.ndarray
     """float64 [N, 3], X, Y, Z of the camera in m/s^2 or rad/s; NaN where the file holds no finite number."""
     stamp_us: int | None
-    """Time of the first value on the camera's own clock, microseconds; None where the camera writes none."""
+    """Time of the first value on the device's own clock, microseconds; None where the device writes none."""
+    full_scale: float | None
+    """Largest reading of each axis, m/s^2 or rad/s, where the file has the sensor's own 16-bit counts; else None."""
 
 
 @dataclass(frozen=True)
-class Payload:
-    """The sensors of one payload (usually one second)."""
+class Imu:
+    """What one payload (usually one second) holds of one IMU."""
 
     acc: Block | None
     gyro: Block | None
     shutter_us: int | None
-    """Time of the payload's first video frame on the camera's own clock, microseconds."""
+    """Time of the payload's first video frame on the device's own clock, microseconds; None where it films nothing."""
+
+
+ImuId = tuple[int, int]
+"""Number of the device (0 for the camera, else its ``DVID``) and of the IMU in it, from 0."""
 
 
 def parse_items(data: bytes) -> list[Item]:
@@ -108,32 +126,51 @@ def parse_items(data: bytes) -> list[Item]:
     return items
 
 
-def read_payload(data: bytes) -> Payload:
-    """Return the accelerometer and gyroscope of a payload, converted to SI units and the camera's X, Y, Z.
+def read_payload(data: bytes) -> dict[ImuId, Imu]:
+    """Return the IMUs of a payload by device and place in it, converted to SI units and the axes X, Y, Z.
 
-    Where several devices are attached, the first one that has the sensor counts.
+    The camera is the first device. The n-th ``ACCL`` and the n-th ``GYRO`` of a device are one IMU. A device that is
+    there twice counts once.
 
     Raises:
         GpmfError: the payload is damaged, or its unit or type is not one that is known here.
     """
-    sensors: dict[str, Block] = {}
-    shutter_us = None
+    sensors: dict[tuple[int, str, int], Block] = {}
+    shutters: dict[int, int | None] = {}
+    camera = None
     for device in parse_items(data):
         if device.key != "DEVC" or device.kind:
             continue
-        for stream in parse_items(device.data):
+        streams = parse_items(device.data)
+        described = {item.key: item for item in streams}
+        identifier = int.from_bytes(described["DVID"].data, "big") if "DVID" in described else 0
+        camera = identifier if camera is None else camera
+        identifier = 0 if identifier == camera else identifier
+        axes = _MODEL_AXES.get(_text(described["DVNM"]) if "DVNM" in described else "", _DEFAULT_AXES)
+        found = dict.fromkeys(_UNITS, 0)
+        for stream in streams:
             if stream.key != "STRM" or stream.kind:
                 continue
             items = {item.key: item for item in parse_items(stream.data)}
-            for key in ("ACCL", "GYRO"):
-                if key in items and items[key].repeat and key not in sensors:
-                    sensors[key] = Block(_sensor_values(key, items), _stamp(items))
-            if "SHUT" in items and shutter_us is None:
-                shutter_us = _stamp(items)
-    return Payload(sensors.get("ACCL"), sensors.get("GYRO"), shutter_us)
+            for key in _UNITS:
+                if key in items and items[key].repeat:
+                    name = (identifier, key, found[key])
+                    if name not in sensors:
+                        sensors[name] = _block(key, items, axes)
+                    found[key] += 1
+            if "SHUT" in items:
+                shutters.setdefault(identifier, _stamp(items))
+    return {
+        (identifier, number): Imu(
+            sensors.get((identifier, "ACCL", number)),
+            sensors.get((identifier, "GYRO", number)),
+            shutters.get(identifier),
+        )
+        for identifier, number in sorted({(identifier, number) for identifier, _, number in sensors})
+    }
 
 
-def _sensor_values(key: str, items: dict[str, Item]) -> np.ndarray:
+def _block(key: str, items: dict[str, Item], default_axes: str) -> Block:
     raw = _numbers(items[key])
     if raw.shape[1] != 3:
         raise GpmfError("damaged_telemetry", f"{key} has {raw.shape[1]} channels instead of 3")
@@ -142,15 +179,22 @@ def _sensor_values(key: str, items: dict[str, Item]) -> np.ndarray:
     divisor = _numbers(items["SCAL"]).ravel()
     if divisor.size not in (1, 3) or not np.isfinite(divisor).all() or not divisor.all():
         raise GpmfError("damaged_telemetry", f"{key} has the divisor (SCAL) {divisor.tolist()[:4]}")
+    unit = _unit_size(key, items)
+    rotation = _rotation(key, items, default_axes)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = raw / divisor * _unit_factor(key, items)
+        values = raw / divisor * unit
         values[~np.isfinite(values)] = np.nan
-        values = _canonical_axes(key, values, items)
+        # Not a product: 0 x NaN would spread a missing channel over the others.
+        values = np.stack([(values[:, row != 0] * row[row != 0]).sum(axis=1) for row in rotation], axis=1)
         values[~np.isfinite(values)] = np.nan
-    return values
+    full_scale = None
+    # Only where each axis is one channel does a channel at its limit show in one axis.
+    if items[key].kind == "s" and divisor.size == 1 and np.isin(np.abs(rotation), (0, 1)).all():
+        full_scale = _INT16_MAX / abs(float(divisor[0])) * unit
+    return Block(values, _stamp(items), full_scale)
 
 
-def _unit_factor(key: str, items: dict[str, Item]) -> float:
+def _unit_size(key: str, items: dict[str, Item]) -> float:
     item = items.get("SIUN") or items.get("UNIT")
     if item is None:
         raise GpmfError("bad_unit", f"{key} comes without a unit")
@@ -160,12 +204,13 @@ def _unit_factor(key: str, items: dict[str, Item]) -> float:
     return _UNITS[key][unit]
 
 
-def _canonical_axes(key: str, values: np.ndarray, items: dict[str, Item]) -> np.ndarray:
-    """Return the columns as X, Y, Z.
+def _rotation(key: str, items: dict[str, Item], default_axes: str) -> np.ndarray:
+    """Return the rotation matrix [3, 3] from the channels as stored to X, Y, Z.
 
     ``MTRX`` maps the channels as stored (``ORIN``) to those named by ``ORIO``; without it the channels are as
     ``ORIN`` names them. A small letter is a channel that points against its axis.
     """
+    matrix = np.eye(3)
     if "MTRX" in items:
         entries = _numbers(items["MTRX"]).ravel()
         if entries.size != 9 or not np.isfinite(entries).all() or np.abs(entries).max() > 2:
@@ -173,16 +218,17 @@ def _canonical_axes(key: str, values: np.ndarray, items: dict[str, Item]) -> np.
         matrix = entries.reshape(3, 3)
         if np.abs(matrix @ matrix.T - np.eye(3)).max() > 0.1:
             raise GpmfError("damaged_telemetry", f"{key} has an orientation matrix (MTRX) that is no rotation")
-        # Not a product: 0 x NaN would spread a missing channel over the others.
-        values = np.stack([(values[:, row != 0] * row[row != 0]).sum(axis=1) for row in matrix], axis=1)
         axes = _text(items["ORIO"]) if "ORIO" in items else _DEFAULT_AXES
     else:
-        axes = _text(items["ORIN"]) if "ORIN" in items else _DEFAULT_AXES
+        axes = _text(items["ORIN"]) if "ORIN" in items else default_axes
     if sorted(axes.upper()) != ["X", "Y", "Z"]:
         raise GpmfError("damaged_telemetry", f"{key} has the axes '{axes}' (ORIN or ORIO)")
     columns = [axes.upper().index(axis) for axis in "XYZ"]
     signs = np.array([1.0 if axes[column].isupper() else -1.0 for column in columns])
-    return values[:, columns] * signs
+    rotation = matrix[columns] * signs[:, None]
+    if np.linalg.det(rotation) < 0:
+        raise GpmfError("damaged_telemetry", f"{key} has left-handed axes (ORIN, ORIO or MTRX)")
+    return rotation
 
 
 def _numbers(item: Item) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Columns of numbers out of IMU files: CSV, TSV, Parquet, NPY, NPZ and MAT."""
+"""Columns of numbers out of IMU files: CSV, TSV and other text, Parquet, NPY, NPZ and MAT.
+
+Text is separated by tabs, semicolons, commas, bars or spaces, whichever of these, in this order, the first line holds.
+Lines that begin with ``#`` or ``%`` are comments.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +19,11 @@ import pyarrow.parquet
 import scipy.io
 
 from shards.sources.base import RecordingError
+from shards.sources.instants import parse_iso
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".npy", ".npz", ".mat")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".npy", ".npz", ".mat")
+_DELIMITERS = "\t;,| "
+_COMMENT = re.compile(rb"^[ \t]*[#%].*(\n|$)", re.MULTILINE)
 _NUMBER = re.compile(r"\s*([-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|nan|[-+]?inf|)\s*", re.IGNORECASE)
 # The names that loggers give to three-axis columns; whatever else is used is named in the manifest.
 _AXES = {
@@ -36,6 +42,9 @@ class Columns:
     count: int
     read: Callable[[int], np.ndarray]
     """Returns column i as float64 [N] (int64 where the file holds integers), NaN where a cell is empty."""
+    read_instants: Callable[[int], tuple[np.ndarray, bool]] | None = None
+    """Returns column i of dates and times as int64 [N], nanoseconds since 1970, and whether their time zone is given;
+    None for formats that hold numbers alone."""
 
     def column(self, name: str) -> np.ndarray:
         """Return the column of a name or, where none is called so, of an index counted from 0.
@@ -43,10 +52,25 @@ class Columns:
         Raises:
             RecordingError: ``no_column``; ``not_a_number`` where a cell holds text.
         """
+        return self.read(self._index(name))
+
+    def instants(self, name: str) -> tuple[np.ndarray, bool]:
+        """Return a column of dates and times: int64 [N], nanoseconds since 1970, and whether their time zone is given.
+
+        Without a time zone they count from 1970-01-01 00:00 of the same unknown zone.
+
+        Raises:
+            RecordingError: ``no_column``; ``bad_time`` where a cell is no date and time.
+        """
+        if self.read_instants is None:
+            raise RecordingError("bad_time", f"{self.path}: holds no text, so no dates and times (time_unit iso)")
+        return self.read_instants(self._index(name))
+
+    def _index(self, name: str) -> int:
         if name in self.names:
-            return self.read(self.names.index(name))
+            return self.names.index(name)
         if name.isdecimal() and int(name) < self.count:
-            return self.read(int(name))
+            return int(name)
         known = " ".join(self.names) if self.names else f"0 to {self.count - 1}"
         raise RecordingError("no_column", f"{self.path}: there is no column '{name}', only {known}")
 
@@ -65,12 +89,13 @@ class Columns:
         return found if len(found) == 3 else []
 
 
-def read_columns(path: Path, key: str = "") -> Columns:
+def read_columns(path: Path, key: str = "", skip_rows: int = 0) -> Columns:
     """Open an IMU file.
 
     Args:
         path: its suffix says what it is: one of SUFFIXES.
         key: variable of a MAT or NPZ file; empty where it holds only one table.
+        skip_rows: lines of a text file before its header (or its first sample, where it has none).
 
     Raises:
         RecordingError: ``missing``, ``empty``, ``unreadable``, ``unknown_format`` or ``no_variable``.
@@ -81,8 +106,8 @@ def read_columns(path: Path, key: str = "") -> Columns:
         raise RecordingError("empty", f"{path}: is empty")
     suffix = path.suffix.lower()
     try:
-        if suffix in (".csv", ".tsv"):
-            return _from_text(path, "," if suffix == ".csv" else "\t")
+        if suffix in (".csv", ".tsv", ".txt"):
+            return _from_text(path, skip_rows)
         if suffix == ".parquet":
             return _from_arrow(path, pyarrow.parquet.read_table(path), named=True)
         if suffix == ".npy":
@@ -92,20 +117,33 @@ def read_columns(path: Path, key: str = "") -> Columns:
                 return _from_array(path, archive[_variable(path, list(archive.files), key)])
         if suffix == ".mat":
             return _from_mat(path, key)
-    # NotImplementedError is what the libraries raise of a compression or version that they cannot read.
-    except (pa.ArrowException, OSError, ValueError, EOFError, BadZipFile, TypeError, NotImplementedError) as error:
+    except RecordingError:
+        raise
+    except Exception as error:  # the libraries let out any of damaged files: TokenError, IndexError, zlib.error, ...
         problem = (str(error).splitlines() or [type(error).__name__])[0]  # some have no text
         raise RecordingError("unreadable", f"{path}: cannot be read: {problem}") from error
     raise RecordingError("unknown_format", f"{path}: is none of {', '.join(SUFFIXES)}")
 
 
-def _from_text(path: Path, delimiter: str) -> Columns:
-    with path.open("rb") as file:
-        first = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n").split(delimiter)
-    named = not all(_NUMBER.fullmatch(cell) for cell in first)
+def _from_text(path: Path, skip_rows: int) -> Columns:
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    for _ in range(skip_rows):
+        content = content.partition(b"\n")[2]
+    content = _COMMENT.sub(b"", content).lstrip(b"\r\n")
+    if not content.strip():
+        raise RecordingError("empty", f"{path}: holds nothing but comments and {skip_rows} lines to skip (skip_rows)")
+    first = content.partition(b"\n")[0].decode("utf-8", "replace").strip(" \r\n")
+    delimiter = next((character for character in _DELIMITERS if character in first), ",")
+    if delimiter == " ":
+        first = " ".join(first.split())
+        content = re.sub(rb" +", b" ", re.sub(rb"^ +| +(?=\r?$)", b"", content, flags=re.MULTILINE))
+    named = not all(_NUMBER.fullmatch(cell) for cell in first.split(delimiter))
     table = pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=not named, use_threads=False),
+        pa.BufferReader(content),
+        read_options=pyarrow.csv.ReadOptions(
+            autogenerate_column_names=not named,
+            use_threads=False,
+        ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
         convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
     )
@@ -116,7 +154,9 @@ def _from_arrow(path: Path, table: pa.Table, named: bool) -> Columns:
     def read(i: int) -> np.ndarray:
         column = table.column(i).combine_chunks()
         if pa.types.is_timestamp(column.type):
-            raise RecordingError("not_a_number", f"{path}: column '{table.column_names[i]}' holds dates, not numbers")
+            raise RecordingError(
+                "not_a_number", f"{path}: column '{table.column_names[i]}' holds dates, not numbers: set time_unit iso"
+            )
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             for row, cell in enumerate(column.to_pylist()):
                 if cell is not None and not _NUMBER.fullmatch(cell):
@@ -133,7 +173,30 @@ def _from_arrow(path: Path, table: pa.Table, named: bool) -> Columns:
             name = table.column_names[i]
             raise RecordingError("not_a_number", f"{path}: column '{name}' holds {column.type}, no numbers") from error
 
-    return Columns(path, table.column_names if named else [], table.num_columns, read)
+    def read_instants(i: int) -> tuple[np.ndarray, bool]:
+        column, name = table.column(i), table.column_names[i]
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py() + 1
+            raise RecordingError("bad_time", f"{path}: row {row} of column '{name}' has no time stamp")
+        if pa.types.is_timestamp(column.type):
+            try:
+                stamps = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
+            except pa.ArrowException as error:
+                raise RecordingError("bad_time", f"{path}: column '{name}' holds dates out of range") from error
+            return stamps.to_numpy(), column.type.tz is not None
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise RecordingError("bad_time", f"{path}: column '{name}' holds {column.type}, no dates and times")
+        found = []
+        for row, cell in enumerate(column.to_pylist()):
+            try:
+                found.append(parse_iso(cell))
+            except ValueError as error:
+                raise RecordingError("bad_time", f"{path}: row {row + 1} of column '{name}': {error}") from error
+        if len({zoned for _, zoned in found}) > 1:
+            raise RecordingError("bad_time", f"{path}: some cells of column '{name}' have a time zone, others none")
+        return np.array([stamp for stamp, _ in found], dtype=np.int64), bool(found) and found[0][1]
+
+    return Columns(path, table.column_names if named else [], table.num_columns, read, read_instants)
 
 
 def _from_array(path: Path, array: np.ndarray) -> Columns:

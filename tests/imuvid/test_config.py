@@ -15,7 +15,12 @@ from shards.config import BuildConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # What a file may leave to the command line.
-WORDS = {"pretrain": ["name=a", "data.path=b"], "gopro.yaml": ["source.gopro.paths=[a.mp4]"]}
+WORDS = {
+    "pretrain": ["name=a", "data.path=b"],
+    "gopro.yaml": ["source.gopro.paths=[a.mp4]"],
+    "aria.yaml": ["source.aria.paths=[a.vrs]"],
+    "ego4d.yaml": ["source.ego4d.root=a"],
+}
 
 
 @dataclass

@@ -146,6 +146,6 @@ def build_config(manifest: Path, out: Path, *words: str) -> BuildConfig:
         "frames.size=48",
         "frames.fit=squash",
         "subjects.salt=test",
-        "workers=2",
+        "build.workers=2",
     ]
     return load(BuildConfig, None, [*defaults, *words])

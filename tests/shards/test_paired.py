@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+from omegaconf import OmegaConf
+from scipy.spatial.transform import Rotation
 
-from imuvid.errors import UserError
-from shards.sources.base import RecordingError
 from shards.sources.paired import PairedConfig, PairedSource
 from tests.shards.recordings import imu_columns, write_csv, write_manifest, write_video
 
+REPOSITORY = Path(__file__).parents[2]
 COLUMNS = imu_columns(2.0)
+TIME = {"time_column": "time"}
+ISO = TIME | {"time_unit": "iso"}
 VALUES = np.stack([COLUMNS[name] for name in list(COLUMNS)[1:]], axis=1)
 
 
@@ -126,107 +131,96 @@ def test_empty_cells_are_missing_values(tmp_path):
     assert np.argwhere(np.isnan(stream.gyro.values)).tolist() == [[10, 2]]
 
 
-def spoil(name, row, column, cell):
-    def write(folder):
-        path = write_csv(folder / name, COLUMNS)
-        lines = path.read_text().splitlines()
-        cells = lines[row].split(",")
-        cells[column] = cell
-        lines[row] = ",".join(cells)
-        path.write_text("\n".join(lines))
-
-    return write
-
-
-def whole(folder):
-    write_csv(folder / "a.csv", COLUMNS)
-
-
-TIME = {"time_column": "time"}
-MISTAKES = {
-    "missing file": (lambda folder: None, TIME, "missing", "there is no such IMU file"),
-    "empty file": (lambda folder: (folder / "a.csv").touch(), TIME, "empty", "is empty"),
-    "text in numbers": (spoil("a.csv", 7, 2, "abc"), TIME, "not_a_number", "'abc' in row 7 of column 'acc_y'"),
-    "NaN in time": (spoil("a.csv", 7, 0, "NaN"), TIME, "bad_time", "row 7 has no time stamp"),
-    "time backwards": (spoil("a.csv", 7, 0, "0.01"), TIME, "time_backwards", "goes backwards in row 7"),
-    "cut line": (spoil("a.csv", 200, 0, "1,2"), TIME, "unreadable", "cannot be read"),
-    "acc unit": (whole, TIME | {"acc_unit": "gees"}, "bad_unit", "acc_unit 'gees' is none of m/s2"),
-    "gyro unit": (whole, TIME | {"gyro_unit": "g"}, "bad_unit", "gyro_unit 'g' is none of rad/s"),
-    "time unit": (whole, TIME | {"time_unit": "min"}, "bad_unit", "time_unit 'min' is none of s, ms, us, ns"),
-    "no time": (whole, {}, "bad_manifest", "give rate_hz or time_column"),
-    "both times": (whole, TIME | {"rate_hz": "50"}, "bad_manifest", "not both"),
-    "rate": (whole, {"rate_hz": "fast"}, "bad_manifest", "rate_hz 'fast' is not a number"),
-    "negative rate": (whole, {"rate_hz": "-5"}, "bad_manifest", "is not above 0"),
-    "column": (whole, TIME | {"acc_columns": "ax ay az"}, "no_column", "no column 'ax', only time acc_x"),
-    "two columns": (whole, TIME | {"acc_columns": "acc_x acc_y"}, "bad_manifest", "are not three"),
-    "format": (lambda f: (f / "a.xyz").write_text("x"), {"imu": "a.xyz"}, "unknown_format", "is none of .csv"),
-    "npy": (lambda f: (f / "a.npy").write_bytes(b"\x93NUMPY"), {"imu": "a.npy"}, "unreadable", "cannot be read"),
-    "mat": (lambda f: (f / "a.mat").write_bytes(b"x" * 200), {"imu": "a.mat"}, "unreadable", "cannot be read"),
-    "parquet": (lambda f: (f / "a.parquet").write_bytes(b"x" * 99), {"imu": "a.parquet"}, "unreadable", "cannot be"),
-    "video": (whole, TIME | {"video": "a.mp4"}, "missing", "there is no such video"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_line_that_names_the_file(tmp_path, mistake):
-    write, row, reason, message = MISTAKES[mistake]
-    write(tmp_path)
-    with pytest.raises(RecordingError) as error:
-        open_one(tmp_path, row)
-    assert error.value.reason == reason
-    assert message in str(error.value)
-    assert str(tmp_path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_arrays_of_objects_are_not_unpickled(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([[print]], dtype=object), allow_pickle=True)
-    with pytest.raises(RecordingError, match="cannot be read"):
-        open_one(tmp_path, {"imu": "a.npy", "rate_hz": "50"})
-
-
-def test_variable_of_a_mat_file_is_asked_for_where_there_are_several(tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"left": VALUES, "right": VALUES})
-    with pytest.raises(RecordingError, match="name the variable to read as 'key': left right"):
-        open_one(tmp_path, {"imu": "a.mat", "rate_hz": "100"})
-    with pytest.raises(RecordingError, match="there is no variable 'middle', only left right"):
-        open_one(tmp_path, {"imu": "a.mat", "rate_hz": "100", "key": "middle"})
-    assert open_one(tmp_path, {"imu": "a.mat", "rate_hz": "100", "key": "left"}).streams[0].gyro is not None
-
-
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        ({"subject": "Eva"}, "its rows disagree on subject: Ada / Eva"),
-        ({"video": "b.mp4"}, "its rows disagree on video"),
-        ({"imu": "b.csv"}, "two files give the acc at 'wrist'"),
-    ],
-)
-def test_rows_of_a_recording_that_contradict_each_other(tmp_path, second, message):
+def test_the_sensor_fixed_to_the_camera_is_known(tmp_path):
     write_csv(tmp_path / "a.csv", COLUMNS)
-    write_csv(tmp_path / "b.csv", COLUMNS)
-    write_video(tmp_path / "a.mp4", 50)
-    first = {"recording": "a", "imu": "a.csv", "video": "a.mp4", "subject": "Ada", "position": "wrist"} | TIME
-    manifest = write_manifest(tmp_path / "m.csv", [first, first | second])
-    source = PairedSource(PairedConfig(manifest=str(manifest)))
-    with pytest.raises(RecordingError, match=message) as error:
-        source.open(source.list()[0])
-    assert error.value.reason == "conflicting_rows"
+    common = {"recording": "a", "imu": "a.csv"} | TIME
+    rows = [common | {"position": "head", "camera": "Yes"}, common | {"position": "wrist", "camera": "no"}]
+    source = PairedSource(PairedConfig(manifest=str(write_manifest(tmp_path / "m.csv", rows))))
+    assert source.open(source.list()[0]).camera_position == "head"
+    assert open_one(tmp_path, TIME).camera_position is None
+    assert open_one(tmp_path, TIME, position="chest", camera=True).camera_position == "chest"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "has no column 'recording'"),
-        ("recording,imu\n", "lists no recording"),
-        ("recording,imu,postion\na,b,c\n", "unknown column 'postion'"),
-        ("recording,imu\na\n", "line 2 does not have the 2 cells"),
-        ("recording,imu\na,\n", "line 2 names no recording or no imu file"),
-    ],
-)
-def test_manifests_that_cannot_be_used(tmp_path, text, message):
-    (tmp_path / "m.csv").write_text(text)
-    with pytest.raises(UserError, match=message):
-        PairedSource(PairedConfig(manifest=str(tmp_path / "m.csv"))).list()
-    with pytest.raises(UserError, match="there is no such manifest"):
-        PairedSource(PairedConfig(manifest=str(tmp_path / "other.csv"))).list()
+def test_raw_counts_and_ranges(tmp_path):
+    counts = {name: np.round(column * 1000).astype(np.int64) for name, column in COLUMNS.items()}
+    write_csv(tmp_path / "a.csv", counts | {"time": COLUMNS["time"]})
+    row = {"acc_unit": "g", "acc_sensitivity": "16384", "gyro_unit": "deg/s", "gyro_sensitivity": "16.4"}
+    (stream,) = open_one(tmp_path, TIME | row | {"acc_range": "2", "gyro_range": "2000"}).streams
+    raw = np.stack([counts[name] for name in list(counts)[1:]], axis=1)
+    np.testing.assert_allclose(stream.acc.values, raw[:, :3] / 16384 * 9.80665)
+    np.testing.assert_allclose(stream.gyro.values, np.deg2rad(raw[:, 3:] / 16.4))
+    assert stream.acc_range == pytest.approx(2 * 9.80665)
+    assert stream.gyro_range == pytest.approx(np.deg2rad(2000))
+    assert open_one(tmp_path, TIME).streams[0].acc_range is None
+
+
+def test_axes_turn_both_sensors_as_a_rotation_matrix_does(tmp_path):
+    write_csv(tmp_path / "a.csv", COLUMNS)
+    (stream,) = open_one(tmp_path, TIME | {"axes": "-y x z"}).streams
+    turn = Rotation.from_euler("z", 90, degrees=True)
+    np.testing.assert_allclose(stream.acc.values, turn.apply(VALUES[:, :3]), atol=1e-12)
+    np.testing.assert_allclose(stream.gyro.values, turn.apply(VALUES[:, 3:]), atol=1e-12)
+    (mirrored,) = open_one(tmp_path, TIME | {"axes": "-x -y -z", "left_handed": "yes"}).streams
+    np.testing.assert_allclose(mirrored.acc.values, -VALUES[:, :3])
+
+
+def test_sensors_of_one_position_in_files_of_their_own_rate_and_unit(tmp_path):
+    acc, gyro = imu_columns(2.0, 128.0), imu_columns(2.0, 400.0)
+    write_csv(tmp_path / "acc.csv", {name: acc[name] for name in ("time", "acc_x", "acc_y", "acc_z")})
+    np.save(tmp_path / "gyro.npy", np.stack([gyro[f"gyro_{axis}"] for axis in "xyz"], axis=1))
+    common = {"recording": "a", "position": "shank"}
+    rows = [
+        common | {"imu": "acc.csv", "time_column": "time", "acc_unit": "mg", "axes": "y z x", "offset_s": "0.5"},
+        common | {"imu": "gyro.npy", "rate_hz": "400", "gyro_columns": "0 1 2", "gyro_unit": "dps"},
+    ]
+    source = PairedSource(PairedConfig(manifest=str(write_manifest(tmp_path / "m.csv", rows))))
+    (stream,) = source.open(source.list()[0]).streams
+    np.testing.assert_allclose(stream.acc.times_s, acc["time"] + 0.5)
+    np.testing.assert_allclose(stream.acc.values[:, 0], acc["acc_y"] * 9.80665e-3)
+    np.testing.assert_allclose(stream.gyro.times_s, gyro["time"])
+    np.testing.assert_allclose(stream.gyro.values[:, 0], np.deg2rad(gyro["gyro_x"]))
+
+
+STARTS = ["1715941800.25", "2024-05-17T10:30:00.25Z", "2024-05-17 12:30:00,25+02:00", "2024-05-17T06:00:00.250-0430"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9), ("iso", 10**9)])
+def test_absolute_times_count_from_the_start_of_the_video(tmp_path, start, unit, factor):
+    late_s = COLUMNS["time"] + 0.75
+    stamps = 1715941800 * factor + np.round(late_s * factor).astype(np.int64)
+    if unit == "s":
+        stamps = 1715941800 + late_s
+    if unit == "iso":
+        stamps = np.array([f"{stamp}Z" for stamp in stamps.astype("datetime64[ns]")])
+    write_csv(tmp_path / "a.csv", COLUMNS | {"time": stamps})
+    (stream,) = open_one(tmp_path, TIME | {"time_unit": unit, "video_start": start, "offset_s": "-0.1"}).streams
+    tolerance_s = 1e-6 if unit == "s" else 1e-9
+    np.testing.assert_allclose(stream.acc.times_s, COLUMNS["time"] + 0.4, rtol=0, atol=tolerance_s)
+
+
+def test_dates_of_mixed_length_and_of_other_types_are_read(tmp_path):
+    whole_s = np.arange(200) * 0.5
+    texts = [f"2024-05-17 10:{int(s) // 60:02d}:{s % 60:04.1f}".removesuffix(".0") for s in whole_s]
+    write_csv(tmp_path / "a.csv", COLUMNS | {"time": np.array(texts)})
+    table = pa.table(COLUMNS | {"time": np.array(texts, dtype="datetime64[us]")})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        (stream,) = open_one(tmp_path, ISO | {"imu": name, "video_start": "2024-05-17 10:00:00"}).streams
+        np.testing.assert_allclose(stream.acc.times_s, whole_s)
+
+
+def test_segments_label_stretches(tmp_path):
+    write_csv(tmp_path / "a.csv", COLUMNS)
+    (tmp_path / "s.csv").write_text("start_s,end_s,label,by\n1.0,1.5,sit,me\n0,1.0,walk,me\n")
+    recording = open_one(tmp_path, TIME | {"segments": "s.csv"})
+    assert [(s.start_s, s.end_s, s.label) for s in recording.segments] == [(0, 1, "walk"), (1, 1.5, "sit")]
+    manifest = tmp_path / "m.csv"
+    (ref,) = PairedSource(PairedConfig(manifest=str(manifest))).list()
+    assert str(tmp_path / "s.csv") in ref.payload["files"], "a changed file is read again"
+
+
+def test_the_example_config_fits_the_dataclass():
+    text = (REPOSITORY / "configs" / "shards" / "paired.yaml").read_text()
+    words = OmegaConf.to_container(OmegaConf.create(text).source.paired)
+    assert OmegaConf.merge(OmegaConf.structured(PairedConfig), words).manifest == "recordings.csv"

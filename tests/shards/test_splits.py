@@ -66,7 +66,7 @@ def test_public_config_tells_no_place_name_or_salt(tmp_path):
     assert "Ada" not in text
     assert "test-salt" not in text
     assert described["source"]["paired"]["time_unit"] == "s"
-    for word, same in [("workers=7", True), ("window.hop_s=0.5", False), ("split.val_subjects=[Eva]", False)]:
+    for word, same in [("build.workers=7", True), ("window.hop_s=0.5", False), ("split.val_subjects=[Eva]", False)]:
         other = build_config(tmp_path / "manifest.csv", tmp_path / "out", "split.val_subjects=[Ada]", word)
         assert (public_config(other, Identities("test-salt", other.split))["digest"] == described["digest"]) == same
 
@@ -74,7 +74,7 @@ def test_public_config_tells_no_place_name_or_salt(tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("source.kind=gropo", "source.kind=gropo: must be one of gopro, paired, simulated"),
+        ("source.kind=gropo", "source.kind=gropo: must be one of gopro, aria, ego4d, paired, simulated"),
         ("source.kind=gopro", "source.gopro: the section of this kind of source is missing"),
         ("window.length_s=0", "window.length_s=0.0: must be above 0"),
         ("window.min_share=0", "window.min_share=0.0: must be above 0 and at most 1"),

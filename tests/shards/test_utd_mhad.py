@@ -14,15 +14,15 @@ from imuvid.data.format import read_dataset_info, read_index
 from imuvid.errors import UserError
 from shards.build import build
 from shards.config import BuildConfig
+from shards.sources.layouts.utd_mhad import ACTIONS, write_utd_mhad_manifest
 from shards.sources.paired import PairedConfig, PairedSource
-from shards.sources.utd_mhad import ACTIONS, write_utd_mhad_manifest
 from shards.verify import verify
 
 CONFIG = Path(__file__).parents[2] / "configs" / "shards" / "utd_mhad.yaml"
 
 
 def test_folder_without_clips_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no UTD-MHAD clip there"):
+    with pytest.raises(UserError, match="not the folder of UTD-MHAD"):
         write_utd_mhad_manifest(tmp_path, tmp_path / "m.csv")
 
 
@@ -38,7 +38,7 @@ def test_build_of_real_clips(realdata, tmp_path):
     clips = ("a1_s1_t1", "a1_s7_t1", "a22_s2_t3", "a27_s8_t2")
     chosen = [line for line in lines if line.startswith(tuple(f"{clip}," for clip in clips))]
     (tmp_path / "m.csv").write_text("\n".join([header, *chosen]))
-    words = [f"source.paired.manifest={tmp_path / 'm.csv'}", f"out={tmp_path / 'out'}", "workers=1"]
+    words = [f"source.paired.manifest={tmp_path / 'm.csv'}", f"out={tmp_path / 'out'}", "build.workers=1"]
     summary = build(load(BuildConfig, CONFIG, words))
     assert not summary.skipped
     assert verify(tmp_path / "out").ok

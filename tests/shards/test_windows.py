@@ -55,7 +55,7 @@ def test_grids_are_those_of_the_format():
     grid_s = grid_times(windows, WindowConfig())
     assert grid_s.shape == (2, 250)
     assert grid_s[1, :3] == pytest.approx([6.0, 6.02, 6.04])
-    assert frame_times(windows, WindowConfig(), 10)[0, [0, 9]] == pytest.approx([1.25, 5.75])
+    assert frame_times(windows, 5.0, 10)[0, [0, 9]] == pytest.approx([1.25, 5.75])
 
 
 def test_nearest_shown_frame_is_taken_by_time_not_by_index():

@@ -62,7 +62,7 @@ def read_shards(config: ShardsConfig, rate_hz: float, window_s: float, pretraini
         raise UserError(
             f"{folder}: the samples last {info.window_s:g} s, window_s={window_s:g} is longer: lower window_s"
         )
-    rows = read_index(folder).to_pylist()
+    rows = read_index(folder, info).to_pylist()
     rows = [row for row in rows if config.split in (row["split"], "all")]
     if info.fingerprint == pretraining.get("fingerprint") and any(
         row["split"] == "train" and row["subject"] is None for row in rows

@@ -285,3 +285,39 @@ def test_fingerprint_changes_with_the_content(tiny_dataset):
     other = dataclasses.replace(info, sha256={**info.sha256, "00000.tar": "0" * 64})
     assert other.fingerprint != info.fingerprint
     assert dataclasses.replace(info, name="b").fingerprint == info.fingerprint
+
+
+EMBEDDED = dataclasses.replace(SAMPLE, frames=[], embedding=np.linspace(-3, 3, 5).astype(np.float16))
+
+
+def test_an_embedding_stands_in_for_the_frames():
+    members = encode_members(EMBEDDED)
+    assert [name.partition(".")[2] for name, _ in members] == ["json", "imu.npy", "valid.npy", "video.npy"]
+    found = decode_members(parse_tar(tar_of(members)))
+    assert found.frames == []
+    assert found.embedding.dtype == np.float16
+    np.testing.assert_array_equal(found.embedding, EMBEDDED.embedding)
+    assert found.meta == SAMPLE.meta
+    np.testing.assert_array_equal(np.load(io.BytesIO(members[-1][1]), allow_pickle=False), EMBEDDED.embedding)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        (np.zeros(5, np.float32), "float32"),
+        (np.zeros((1, 5), np.float16), r"\[1, 5\]"),
+        (np.zeros(0, np.float16), r"\[0\]"),
+        (np.array([1, np.nan], np.float16), "finite"),
+        (np.array([1, np.inf], np.float16), "finite"),
+        (np.array([None]), "object"),
+    ],
+)
+def test_an_embedding_of_another_kind_is_refused(embedding, message):
+    with pytest.raises(ValueError, match=message):
+        encode_members(dataclasses.replace(EMBEDDED, embedding=embedding))
+    if embedding.dtype != object:
+        name = f"{SAMPLE.key}.video.npy"
+        assert SAMPLE.key in refused({**dict(encode_members(EMBEDDED)), name: npy(embedding)})
+        assert SAMPLE.key in refused({**dict(encode_members(EMBEDDED)), name: npy(embedding)[:-1]})
+    with pytest.raises(ValueError, match="one of the two"):
+        encode_members(dataclasses.replace(SAMPLE, embedding=EMBEDDED.embedding))

@@ -6,15 +6,14 @@ import pickle
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from imuvid.data.format import INDEX_NAME, INDEX_SCHEMA
+from imuvid.data.format import INDEX_NAME
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.errors import UserError
-from tests.tiny_dataset import tiny_sample
+from tests.tiny_dataset import rewrite_index, tiny_sample
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def copied(tiny_dataset, tmp_path):
 def reindex(folder, change) -> None:
     """Write the index again after change(rows)."""
     rows = pq.read_table(folder / INDEX_NAME).to_pylist()
-    pq.write_table(pa.Table.from_pylist(change(rows), schema=INDEX_SCHEMA), folder / INDEX_NAME)
+    rewrite_index(folder, change(rows))
 
 
 def test_examples_are_what_was_written(tiny_dataset):
@@ -105,9 +104,23 @@ def test_damage_names_shard_and_key(copied):
     assert "r007-000014" in message
     assert dataset.example(15).sample == 15  # its neighbours are still read
 
+    # A flipped bit of a reading or of a picture still decodes: only the checksum tells.
+    for place in (
+        raw.index(b"NUMPY", int(dataset._offset[14])) + 400,
+        int(dataset._offset[14] + dataset._size[14]) - 600,
+    ):
+        damaged = bytearray(raw)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        message = fails(dataset, 14)
+        assert "checksum differs" in message
+        assert "r007-000014" in message
+
+    # Datasets without checksums: what does not decode is named all the same.
+    reindex(copied, lambda rows: [{**row, "crc32": None} for row in rows])
     picture = raw.index(b"\xff\xd8\xff", int(dataset._offset[14]))
     path.write_bytes(raw[:picture] + bytes(200) + raw[picture + 200 :])
-    message = fails(dataset, 14)
+    message = fails(ShardDataset(copied, None), 14)
     assert "JPEG" in message
     assert "r007-000014" in message
 
@@ -145,3 +158,25 @@ def test_offsets_outside_the_shard_are_errors(copied):
     for change in ({"offset": -512}, {"size": -1}, {"offset": 1 << 40}):
         reindex(copied, lambda rows, change=change: [{**rows[0], **change}, *rows[1:]])
         assert "00000.tar" in fails(ShardDataset(copied, None), 0)
+
+
+def test_windows_that_fail_a_quality_gate_are_left_out(copied):
+    before = ShardDataset(copied, "train")
+    rows = pq.read_table(copied / INDEX_NAME).to_pylist()
+    for row in rows[3:6]:
+        row["verdict"] = "video_black"
+    rewrite_index(copied, rows)
+    dataset = ShardDataset(copied, "train")
+    assert dataset.num_gated == 3
+    assert set(before.keys) - set(dataset.keys) == {row["key"] for row in rows[3:6]}
+    for row in rows:
+        row["verdict"] = "video_black"
+    rewrite_index(copied, rows)
+    with pytest.raises(UserError, match="all 44 windows fail a quality gate"):
+        ShardDataset(copied, "train")
+
+
+def test_an_index_of_another_dataset_is_refused(copied):
+    (copied / INDEX_NAME).write_bytes((copied / INDEX_NAME).read_bytes() + b"\0")
+    with pytest.raises(UserError, match=r"index\.parquet: is not that of dataset\.json"):
+        ShardDataset(copied, "train")

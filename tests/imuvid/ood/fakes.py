@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -97,7 +98,8 @@ def write_shards(folder: Path, samples: list[tuple[Sample, str]], rate_hz: float
     pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / INDEX_NAME)
     positions = samples[0][0].meta.positions
     labels = sorted({row["label"] for row in rows if row["label"]})
-    info = DatasetInfo("population", {}, 0.0, window_s, rate_hz, positions, 0, [], labels, {"00000.tar": "0" * 64}, {})
+    sha256 = {"00000.tar": "0" * 64, INDEX_NAME: hashlib.sha256((folder / INDEX_NAME).read_bytes()).hexdigest()}
+    info = DatasetInfo("population", {}, 0.0, window_s, rate_hz, positions, 0, [], labels, sha256, {})
     (folder / "dataset.json").write_text(json.dumps(dataclasses.asdict(info)))
     return folder
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from imuvid import config as configs
-from imuvid.data.format import DATASET_NAME, INDEX_NAME, INDEX_SCHEMA
+from imuvid.data.format import DATASET_NAME, INDEX_NAME
 from imuvid.errors import UserError
 from imuvid.training.checkpoint import StreamState, save_checkpoint
 from imuvid.training.config import PretrainConfig
 from imuvid.training.start import check_run_folder, check_start
+from tests.tiny_dataset import rewrite_index
 
 
 def config_of(dataset, *words: str) -> PretrainConfig:
@@ -78,7 +78,7 @@ def test_a_subject_in_both_splits_is_refused(tiny_dataset, tmp_path):
     copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
     rows = pq.read_table(copied / INDEX_NAME).to_pylist()
     rows[50]["subject"] = rows[0]["subject"]
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), copied / INDEX_NAME)
+    rewrite_index(copied, rows)
     assert "1 subjects are in the training and in the held-out split" in refused(check_start, config_of(copied), 1)
 
 

@@ -35,8 +35,9 @@ def stamp(stamp_us: int) -> bytes:
     return klv("STMP", "J", 8, struct.pack(">Q", stamp_us))
 
 
-def device(*streams: bytes) -> bytes:
-    return klv("DEVC", "", 1, klv("DVNM", "c", 1, b"Camera") + b"".join(streams))
+def device(*streams: bytes, number: int = 1, model: str = "Camera") -> bytes:
+    described = klv("DVID", "L", 4, struct.pack(">L", number)) + klv("DVNM", "c", 1, model.encode())
+    return klv("DEVC", "", 1, described + b"".join(streams))
 
 
 def resting_payload(num_acc: int = 200, num_gyro: int = 400, stamp_us: int | None = None) -> bytes:
@@ -48,14 +49,21 @@ def resting_payload(num_acc: int = 200, num_gyro: int = 400, stamp_us: int | Non
     )
 
 
-def write_mp4(path: Path, payloads: Sequence[bytes], seconds: int | None = None, other_ms: int | None = None) -> Path:
-    """A black 32 px video of 10 frames/s with one payload a second.
+def write_mp4(
+    path: Path,
+    payloads: Sequence[bytes],
+    seconds: int | None = None,
+    other_ms: int | None = None,
+    side: int = 32,
+    grey: int = 0,
+) -> Path:
+    """A square video of 10 frames/s, each lighter than the one before, with one payload a second.
 
     With ``other_ms``, a data track that is no telemetry comes first and has its one packet at that time.
     """
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
-        video.width = video.height = 32
+        video.width = video.height = side
         video.pix_fmt = "yuv420p"
         tracks: list[list[tuple[int, bytes]]] = [] if other_ms is None else [[(other_ms, b"timecode")]]
         if payloads:
@@ -63,8 +71,9 @@ def write_mp4(path: Path, payloads: Sequence[bytes], seconds: int | None = None,
         streams = [container.add_data_stream("bin_data") for _ in tracks]
         for data in streams:
             data.time_base = Fraction(1, 1000)
-        for _ in range(10 * (len(payloads) if seconds is None else seconds)):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
+        for i in range(10 * (len(payloads) if seconds is None else seconds)):
+            picture = np.full((side, side, 3), grey + 2 * i, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(video.encode())
         packets = [(pts, content, data) for track, data in zip(tracks, streams, strict=True) for pts, content in track]
         for pts, content, data in sorted(packets, key=lambda found: found[0]):

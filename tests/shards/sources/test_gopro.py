@@ -12,9 +12,10 @@ import pytest
 from imuvid import config
 from imuvid.errors import UserError
 from shards.sources.base import Recording, RecordingError
-from shards.sources.gopro import GoProConfig, GoProSource
+from shards.sources.gopro import GoProConfig, GoProSource, _demux
+from shards.sources.gpmf import parse_items
 from shards.workers import Lost, run_jobs
-from tests.shards.sources.gpmf_files import device, resting_payload, shutter, stream, write_mp4
+from tests.shards.sources.gpmf_files import device, resting_payload, shutter, stamp, stream, write_mp4
 from tests.soak import times
 
 REPOSITORY = Path(__file__).parents[3]
@@ -64,9 +65,9 @@ def test_mistaken_paths_are_named(tmp_path: Path):
     (tmp_path / "c").mkdir()
     with pytest.raises(UserError, match="no file or folder"):
         names(tmp_path / "absent")
-    with pytest.raises(UserError, match="no MP4 file in"):
+    with pytest.raises(UserError, match=r"no \.mp4 or \.360 file in"):
         names(tmp_path / "c")
-    with pytest.raises(UserError, match="no MP4 file in"):
+    with pytest.raises(UserError, match=r"no \.mp4 or \.360 file in"):
         names(tmp_path / "c" / "*.MP4")
     with pytest.raises(UserError, match="names no MP4 file"):
         names()
@@ -99,6 +100,8 @@ def test_a_file_is_read_in_si_units_on_the_clock_of_the_video(tmp_path: Path):
     (found,) = recording.streams
     assert (recording.name, recording.source, recording.subject) == ("GX01", "gopro", "anna")
     assert recording.video == path.resolve()
+    assert recording.camera_position == "chest"
+    assert found.acc_range == pytest.approx(32767 / 100)
     assert recording.duration_s == pytest.approx(2.0)
     assert found.position == "chest"
     np.testing.assert_allclose(found.acc.values, np.tile([0, 0, 9.81], (398, 1)))
@@ -149,6 +152,36 @@ def test_an_accelerometer_alone_is_enough(tmp_path: Path):
     (found,) = read(path).streams
     assert found.acc is not None
     assert found.gyro is None
+
+
+def test_each_imu_has_a_position_of_its_own(tmp_path: Path):
+    def payload(second: int) -> bytes:
+        camera = device(
+            stream("ACCL", [(981, 0, 0)] * 200, "m/s\u00b2", a=stamp(10**6 * second + 7000)),
+            stream("ACCL", [(500, 0, 0)] * 100, "m/s\u00b2"),
+            shutter(10**6 * second),
+        )
+        other = device(stream("GYRO", [(1, 2, 3)] * 50, "deg/s", a=stamp(10**8)), number=77)
+        return camera + other
+
+    recording = read(write_mp4(tmp_path / "a.mp4", [payload(0), payload(1)]))
+    assert [found.position for found in recording.streams] == ["head", "head_2", "head_3"]
+    assert recording.camera_position == "head"
+    camera, second, other = recording.streams
+    assert camera.acc.times_s[0] == pytest.approx(0.007)
+    np.testing.assert_allclose(second.acc.times_s, np.arange(200) / 100, atol=1e-9)
+    np.testing.assert_allclose(second.acc.values[:, 2], 5.0)
+    assert other.acc is None
+    # Its stamps are of a clock of its own.
+    np.testing.assert_allclose(other.gyro.times_s, np.arange(100) / 50, atol=1e-9)
+    np.testing.assert_allclose(other.gyro.values, np.deg2rad(np.tile([0.02, 0.03, 0.01], (100, 1))))
+
+
+def test_an_imu_beside_a_camera_without_one_is_not_the_camera_s(tmp_path: Path):
+    other = device(stream("ACCL", [(1, 2, 3)] * 100, "g"), number=77)
+    recording = read(write_mp4(tmp_path / "a.mp4", [device() + other] * 2))
+    assert [found.position for found in recording.streams] == ["head_2"]
+    assert recording.camera_position is None
 
 
 # Unusable files
@@ -266,6 +299,20 @@ def test_real_values_equal_those_of_the_maker_s_parser(realdata: Path, name: str
                 np.testing.assert_allclose(signal.times_s, times_s, atol=0.006)
     finally:
         extractor.close_source()
+
+
+def test_the_camera_s_own_gravity_vector_agrees(realdata: Path):
+    """MAX records where gravity pulls, in a frame with x to the right, y down, z forward: (X, Z, Y) of ours."""
+    path = realdata / "gopro_gpmf" / "max-heromode.mp4"
+    down = []
+    for _, _, data in _demux(path):
+        for item in (item for part in parse_items(data) for item in parse_items(part.data) if item.key == "STRM"):
+            found = {part.key: part.data for part in parse_items(item.data)}
+            if "GRAV" in found:
+                down.append(np.frombuffer(found["GRAV"], ">i2").reshape(-1, 3) / 32767)
+    gravity = np.concatenate(down).mean(axis=0)
+    mean = read(path).streams[0].acc.values.mean(axis=0)
+    np.testing.assert_allclose(mean / np.linalg.norm(mean), gravity[[0, 2, 1]] / np.linalg.norm(gravity), atol=0.02)
 
 
 def test_a_real_recording_that_was_cut_off_is_refused(realdata: Path, tmp_path: Path):

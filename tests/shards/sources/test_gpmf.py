@@ -11,22 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.sources.gpmf import GpmfError, parse_items, read_payload
+from shards.sources.gpmf import GpmfError, Imu, parse_items, read_payload
 from tests.shards.sources.gpmf_files import device, klv, resting_payload, shutter, stamp, stream
 from tests.soak import times
 
 FLIP = klv("MTRX", "f", 36, struct.pack(">9f", 0, -1, 0, 1, 0, 0, 0, 0, 1))
 
 
-def read_acc(*items: bytes, channels=((100, 200, 300),), unit: str = "m/s\u00b2") -> np.ndarray:
+def read_camera(data: bytes) -> Imu:
+    return read_payload(data)[0, 0]
+
+
+def read_acc(*items: bytes, channels=((100, 200, 300),), unit: str = "m/s\u00b2", model: str = "Camera") -> np.ndarray:
     extra = {str(i): item for i, item in enumerate(items)}
-    block = read_payload(device(stream("ACCL", channels, unit, **extra))).acc
+    block = read_camera(device(stream("ACCL", channels, unit, **extra), model=model)).acc
     assert block is not None
     return block.values
 
 
 def test_a_payload_gives_si_values_in_x_y_z():
-    payload = read_payload(resting_payload(stamp_us=12) + bytes(8))
+    payload = read_camera(resting_payload(stamp_us=12) + bytes(8))
     assert payload.acc is not None
     assert payload.gyro is not None
     assert payload.acc.values.shape == (200, 3)
@@ -37,7 +41,7 @@ def test_a_payload_gives_si_values_in_x_y_z():
 
 
 def test_the_stamp_of_the_frames_is_read():
-    assert read_payload(device(shutter(85608))).shutter_us == 85608
+    assert read_camera(device(stream("ACCL", [(1, 1, 1)], "g"), shutter(85608))).shutter_us == 85608
 
 
 @pytest.mark.parametrize(
@@ -49,15 +53,44 @@ def test_the_stamp_of_the_frames_is_read():
         # HERO MAX: stored X, -Z, Y, and the matrix gives Z, X, Y. The two descriptions must agree.
         ((klv("ORIN", "c", 3, b"XzY"), klv("ORIO", "c", 1, b"ZXY"), FLIP), [1, 3, -2]),
         ((klv("ORIN", "c", 3, b"XzY"),), [1, 3, -2]),
+        # HERO8
+        ((klv("ORIN", "c", 3, b"zxY"),), [-2, 3, -1]),
     ],
 )
 def test_orientation_is_applied(items, expected):
     np.testing.assert_allclose(read_acc(*items)[0], expected)
 
 
+def test_a_model_that_does_not_say_its_orientation_has_the_documented_one():
+    np.testing.assert_allclose(read_acc(model="Fusion")[0], [2, -1, 3])
+    np.testing.assert_allclose(read_acc(klv("ORIN", "c", 1, b"XYZ"), model="Fusion")[0], [1, 2, 3])
+
+
+def test_sixteen_bit_counts_have_a_full_scale():
+    imu = read_camera(device(stream("ACCL", [(1, 2, 3)], "m/s\u00b2", 418), stream("GYRO", [(1, 2, 3)], "rad/s", 939)))
+    assert imu.acc is not None
+    assert imu.gyro is not None
+    # The divisors are the sensors' sensitivities at +-8 g and +-2000 deg/s.
+    assert imu.acc.full_scale == pytest.approx(8 * 9.80665, rel=1e-2)
+    assert imu.gyro.full_scale == pytest.approx(math.radians(2000), rel=1e-2)
+    assert read_camera(device(stream("ACCL", [(1, 2, 3)], "g", 4096))).acc.full_scale == pytest.approx(
+        8 * 9.807, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("turn", [(0.6, -0.8, 0, 0.8, 0.6, 0, 0, 0, 1)])
+def test_a_matrix_that_mixes_channels_is_applied_and_leaves_no_full_scale(turn):
+    block = read_camera(
+        device(stream("ACCL", [(100, 0, 0)], "m/s\u00b2", a=klv("MTRX", "f", 36, struct.pack(">9f", *turn))))
+    ).acc
+    assert block is not None
+    np.testing.assert_allclose(block.values[0], [0.8, 0, 0.6], atol=1e-6)
+    assert block.full_scale is None
+
+
 def test_g_and_degrees_are_converted():
     np.testing.assert_allclose(read_acc(unit="g")[0], np.array([2, 3, 1]) * 9.80665)
-    gyro = read_payload(device(stream("GYRO", [(18000, 0, 0)], "deg/s"))).gyro
+    gyro = read_camera(device(stream("GYRO", [(18000, 0, 0)], "deg/s"))).gyro
     assert gyro is not None
     np.testing.assert_allclose(gyro.values[0], [0, 0, math.pi])
 
@@ -65,21 +98,26 @@ def test_g_and_degrees_are_converted():
 def test_a_float_that_is_not_finite_is_missing_and_spoils_no_other_axis():
     data = struct.pack(">3f", math.inf, 1.0, 2.0)
     items = klv("SIUN", "c", 4, "m/s\u00b2".encode("latin-1")) + klv("SCAL", "s", 2, b"\0\1")
-    acc = read_payload(device(klv("STRM", "", 1, FLIP + items + klv("ACCL", "f", 12, data)))).acc
+    acc = read_camera(device(klv("STRM", "", 1, FLIP + items + klv("ACCL", "f", 12, data)))).acc
     assert acc is not None
+    assert acc.full_scale is None
     np.testing.assert_array_equal(acc.values, [[np.nan, 2.0, -1.0]])
 
 
-def test_the_first_device_that_has_the_sensor_counts():
-    remote = device(stream("ACCL", [(0, 0, 0)] * 3, "m/s\u00b2"))
-    payload = read_payload(device() + device(stream("ACCL", [(1, 1, 1)], "g")) + remote)
-    assert payload.acc is not None
-    assert payload.acc.values.shape == (1, 3)
+def test_every_device_and_every_sensor_of_a_kind_is_an_imu_of_its_own():
+    acc = [stream("ACCL", [(n, n, n)] * n, "m/s\u00b2") for n in range(1, 5)]
+    gyro = stream("GYRO", [(7, 7, 7)], "rad/s")
+    camera = device(acc[0], gyro, acc[1], shutter(5), number=1)
+    payload = read_payload(camera + device(acc[2], number=77) + device(acc[3], number=1))
+    assert {name: len(imu.acc.values) for name, imu in payload.items()} == {(0, 0): 1, (0, 1): 2, (77, 0): 3}
+    assert [imu.gyro is not None for imu in payload.values()] == [True, False, False]
+    assert [imu.shutter_us for imu in payload.values()] == [5, 5, None]
+    assert list(read_payload(device(number=1) + device(acc[0], number=9))) == [(9, 0)], "the camera is the first"
 
 
 def test_a_payload_without_sensors_is_no_error():
-    assert read_payload(b"").acc is None
-    assert read_payload(device(stream("ACCL", np.zeros((0, 3)), "m/s\u00b2"))).acc is None
+    assert read_payload(b"") == {}
+    assert read_payload(device(stream("ACCL", np.zeros((0, 3)), "m/s\u00b2"))) == {}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +130,7 @@ def test_a_payload_without_sensors_is_no_error():
         (device(stream("ACCL", [(1, 2)], "g")), "damaged_telemetry", "2 channels"),
         (device(stream("ACCL", [(1, 2, 3)], "g", x=klv("ORIN", "c", 1, b"XXY"))), "damaged_telemetry", "axes 'XXY'"),
         (device(stream("ACCL", [(1, 2, 3)], "g", x=klv("MTRX", "f", 4, bytes(36)))), "damaged_telemetry", "rotation"),
+        (device(stream("ACCL", [(1, 2, 3)], "g", x=klv("ORIN", "c", 1, b"XZY"))), "damaged_telemetry", "left-handed"),
         (device(stream("ACCL", [(1, 2, 3)], "g", x=klv("STMP", "J", 4, bytes(4)))), "damaged_telemetry", "STMP"),
         (device(klv("STRM", "", 1, klv("ACCL", "#", 6, bytes(6)))), "unsupported_telemetry", "compressed"),
         (resting_payload()[:-50], "damaged_telemetry", "bytes past its end"),
@@ -119,7 +158,7 @@ def check_read_or_refused(data: bytes) -> None:
         payload = read_payload(data)
     except GpmfError:
         return
-    for block in (payload.acc, payload.gyro):
+    for block in (block for imu in payload.values() for block in (imu.acc, imu.gyro)):
         if block is not None:
             assert block.values.ndim == 2
             assert block.values.shape[1] == 3
@@ -152,7 +191,8 @@ def test_every_cut_of_a_payload_is_noticed():
 def test_values_equal_those_of_the_maker_s_parser(realdata: Path, name: str):
     gpmf_parser = pytest.importorskip("gpmf_parser")
     data = (realdata / "gopro_gpmf" / f"{name}.raw").read_bytes()
-    payload = read_payload(data)
+    payload = read_camera(data)
+    assert payload.acc is not None
     for key, block in (("ACCL", payload.acc), ("GYRO", payload.gyro)):
         words = np.frombuffer(data + bytes(-len(data) % 4), np.uint32)
         _, found = gpmf_parser.GPMF_Init(words, len(data))
@@ -160,6 +200,16 @@ def test_values_equal_those_of_the_maker_s_parser(realdata: Path, name: str):
         assert gpmf_parser.GPMF_FindNext(found, gpmf_parser.Str2FourCC(key), levels) == gpmf_parser.GPMF_ERROR.GPMF_OK
         count = gpmf_parser.GPMF_Repeat(found)
         _, scaled = gpmf_parser.GPMF_ScaledData(found, count * 24, 0, count, gpmf_parser.GPMF_SampleType.DOUBLE)
-        zxy = np.asarray(scaled)[: count * 3].reshape(count, 3)
+        stored = np.asarray(scaled)[: count * 3].reshape(count, 3)
         assert block is not None
-        np.testing.assert_allclose(block.values, zxy[:, [1, 2, 0]], rtol=1e-6, atol=1e-9)
+        # The maker's parser turns by MTRX alone, and its documentation has -Y, X, Z for Fusion, else Z, X, Y.
+        expected = stored[:, [1, 0, 2]] * [1, -1, 1] if name == "Fusion" else stored[:, [1, 2, 0]]
+        np.testing.assert_allclose(block.values, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["hero5", "hero6", "hero6+ble", "karma", "Fusion"])
+def test_gravity_lies_along_z_of_every_model_that_stands_upright(realdata: Path, name: str):
+    acc = read_camera((realdata / "gopro_gpmf" / f"{name}.raw").read_bytes()).acc
+    assert acc is not None
+    mean = acc.values.mean(axis=0)
+    assert mean[2] > 0.95 * np.linalg.norm(mean)

@@ -7,11 +7,11 @@ gyroscope in deg/s), on the right wrist for actions 1 to 21 and on the right thi
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from imuvid.errors import UserError
+from shards.sources.layouts.common import LeftOut, need_folders, write_rows
 
 ACTIONS = (
     "swipe_left",
@@ -44,7 +44,7 @@ ACTIONS = (
 )
 """Names of actions 1 to 27, in the order of the publication."""
 LAST_WRIST_ACTION = 21
-COLUMNS = ("recording", "video", "imu", "position", "subject", "label")
+HINT = "Inertial/a1_s1_t1_inertial.mat and depth_mp4/a1_s1_t1.mp4"
 
 
 def write_utd_mhad_manifest(root: Path, out_csv: Path) -> int:
@@ -60,25 +60,33 @@ def write_utd_mhad_manifest(root: Path, out_csv: Path) -> int:
     Raises:
         UserError: there is no clip in the folder, or the manifest cannot be written.
     """
-    rows = []
+    need_folders("UTD-MHAD", root, ("Inertial", "depth_mp4"), HINT)
+    rows: list[dict[str, str]] = []
+    left_out = LeftOut()
     for imu in sorted((root / "Inertial").glob("*_inertial.mat")):
         clip = imu.name.removesuffix("_inertial.mat")
         match = re.fullmatch(r"a(\d+)_s(\d+)_t(\d+)", clip)
         video = root / "depth_mp4" / f"{clip}.mp4"
-        if match is None or not 1 <= int(match[1]) <= len(ACTIONS) or not video.is_file():
+        if match is None or not 1 <= int(match[1]) <= len(ACTIONS):
+            left_out.add(clip, "is not named like a1_s1_t1_inertial.mat")
+            continue
+        if not video.is_file():
+            left_out.add(clip, "no video of that name in depth_mp4")
             continue
         action = int(match[1])
-        position = "right_wrist" if action <= LAST_WRIST_ACTION else "right_thigh"
-        rows.append((clip, video.resolve(), imu.resolve(), position, f"s{match[2]}", ACTIONS[action - 1]))
-    if not rows:
-        raise UserError(
-            f"{root}: no UTD-MHAD clip there, such as Inertial/a1_s1_t1_inertial.mat and depth_mp4/a1_s1_t1.mp4"
+        rows.append(
+            {
+                "recording": clip,
+                "video": str(video.resolve()),
+                "imu": str(imu.resolve()),
+                "position": "right_wrist" if action <= LAST_WRIST_ACTION else "right_thigh",
+                "subject": f"s{match[2]}",
+                "label": ACTIONS[action - 1],
+            }
         )
-    try:
-        with out_csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(rows)
-    except OSError as error:
-        raise UserError(f"{out_csv}: cannot be written: {error.strerror}") from error
+    left_out.log()
+    if not rows:
+        why = "; ".join(left_out.lines()) or "none there"
+        raise UserError(f"{root}: no UTD-MHAD clip there, expected {HINT}: {why}")
+    write_rows(out_csv, rows)
     return len(rows)

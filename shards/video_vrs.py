@@ -1,0 +1,202 @@
+"""Project Aria recordings (VRS files): opening them, and the pictures of their RGB camera.
+
+Read by Meta's ``projectaria-tools`` (the extra ``aria``), which decodes the JPEG or H.265 pictures. A frame's time is
+its device time stamp: the middle of the exposure, for the rolling shutter of generation 1 that of its middle row
+(https://facebookresearch.github.io/projectaria_tools/docs/tech_insights/device_timestamping). The camera of generation
+1 sits sideways in the frame and its pictures are turned clockwise by a quarter here; those of generation 2 are upright.
+
+The native code prints what it does, with file names; that is dropped here.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from imuvid.errors import UserError
+from shards.sources.base import RecordingError
+from shards.video import DecodingError, VideoInfo
+from shards.video_pyav import scaled
+
+RGB_STREAM = "214-1"
+"""Identifier of the RGB camera's stream in all Aria recordings."""
+_MAGIC = b"VisionRe"
+
+
+def check_projectaria() -> None:
+    """Raise UserError where projectaria-tools is not installed."""
+    try:
+        import projectaria_tools.core.data_provider  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"VRS files need projectaria-tools, which cannot be imported ({error}): pip install 'imuvid[aria]'"
+        ) from error
+
+
+def open_vrs(path: Path) -> Any:
+    """Return the ``VrsDataProvider`` of a complete VRS file.
+
+    Raises:
+        UserError: projectaria-tools is not installed.
+        RecordingError: ``missing``, ``empty``, ``not_a_video`` (no VRS file), ``truncated`` or ``damaged_video``.
+    """
+    check_projectaria()
+    from projectaria_tools.core import data_provider
+
+    _check_file(path)
+    try:
+        with quiet():
+            provider = data_provider.create_vrs_data_provider(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise RecordingError("damaged_video", f"{path}: cannot be read as an Aria recording: {error}") from error
+    if provider is None:
+        raise RecordingError("damaged_video", f"{path}: cannot be read as an Aria recording: copy it again")
+    return provider
+
+
+def has_rgb(provider: Any) -> bool:
+    """Return whether a recording holds pictures of the RGB camera (Ego-Exo4D also has VRS files without)."""
+    from projectaria_tools.core.stream_id import StreamId
+
+    return any(str(stream) == RGB_STREAM for stream in provider.get_all_streams()) and (
+        provider.get_num_data(StreamId(RGB_STREAM)) > 0
+    )
+
+
+def rgb_stamps(path: Path, provider: Any) -> np.ndarray:
+    """Return int64 [N]: the device time stamp of each RGB frame, nanoseconds.
+
+    Raises:
+        RecordingError: ``no_video``: there is no RGB frame; ``bad_clock``: the stamps do not increase.
+    """
+    from projectaria_tools.core.sensor_data import TimeDomain
+    from projectaria_tools.core.stream_id import StreamId
+
+    if not has_rgb(provider):
+        raise RecordingError(
+            "no_video", f"{path}: holds no picture of the RGB camera: take the VRS file with image streams"
+        )
+    with quiet():
+        stamps = np.array(provider.get_timestamps_ns(StreamId(RGB_STREAM), TimeDomain.DEVICE_TIME), dtype=np.int64)
+    if not (np.diff(stamps) > 0).all():
+        raise RecordingError("bad_clock", f"{path}: the time stamps of the RGB frames do not increase")
+    return stamps
+
+
+def probe_vrs(path: Path) -> VideoInfo:
+    """Read when the RGB frames are shown, and their size as they are shown; ``start_s`` is on the device's clock.
+
+    Raises:
+        UserError: projectaria-tools is not installed.
+        RecordingError: what :func:`open_vrs` and :func:`rgb_stamps` raise; ``damaged_video``: the first frame cannot
+            be decoded.
+    """
+    provider = open_vrs(path)
+    stamps = rgb_stamps(path, provider)
+    try:
+        first = _picture(provider, 0)
+    except DecodingError as error:
+        raise RecordingError("damaged_video", f"{path}: its first frame cannot be decoded: {error}") from error
+    height, width = first.shape[:2][::-1] if _quarters(provider) % 2 else first.shape[:2]
+    times_s = (stamps - stamps[0]) * 1e-9
+    usual_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
+    return VideoInfo(width, height, times_s, float(stamps[0]) * 1e-9, float(times_s[-1]) + usual_s)
+
+
+def pictures(path: Path, width: int, height: int, num_threads: int) -> Iterator[Callable[[], np.ndarray]]:
+    """Yield, for each RGB frame, what returns its picture, uint8 [height, width, 3] RGB.
+
+    JPEG pictures that are not wanted are not decoded, as each stands for itself; ``num_threads`` has no effect.
+
+    Raises:
+        RecordingError: what :func:`open_vrs` and :func:`rgb_stamps` raise.
+        DecodingError: a frame cannot be decoded (raised by what is yielded).
+    """
+    provider = open_vrs(path)
+    scaler, quarters = VideoReformatter(), _quarters(provider)
+
+    def take(index: int) -> np.ndarray:
+        return scaled(scaler, av.VideoFrame.from_ndarray(_picture(provider, index)), width, height, quarters)
+
+    for index in range(len(rgb_stamps(path, provider))):
+        yield functools.partial(take, index)
+
+
+def _picture(provider: Any, index: int) -> np.ndarray:
+    """Return a frame as it is stored, uint8 [height, width, 3] RGB."""
+    from projectaria_tools.core.stream_id import StreamId
+
+    try:
+        with quiet():
+            data, _ = provider.get_image_data_by_index(StreamId(RGB_STREAM), index)
+            if not data.is_valid():
+                raise DecodingError(f"frame {index} is not valid")
+            raw = data.to_numpy_array()
+    except (RuntimeError, ValueError) as error:
+        raise DecodingError(f"frame {index}: {error}") from error
+    if raw.dtype != np.uint8 or raw.ndim != 3 or raw.shape[2] != 3:
+        raise DecodingError(f"frame {index} is {raw.dtype} {list(raw.shape)}, expected uint8 RGB")
+    return np.ascontiguousarray(raw)
+
+
+def _quarters(provider: Any) -> int:
+    """Return by how many quarters, counter-clockwise, the stored pictures must be turned to be upright."""
+    from projectaria_tools.core.calibration import DeviceVersion
+
+    return -1 if provider.get_device_version() == DeviceVersion.Gen1 else 0
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no VRS file, or breaks off: the library reads the latter as if it had ended there.
+
+    A VRS file is a header that holds its own length (at byte 16) and that of a record's header (at byte 20), then
+    records, each of which begins with its length, to the end of the file (FileFormat.h of the vrs library).
+    """
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise RecordingError("empty", f"{path}: is empty: copy it again")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content[: len(_MAGIC)] != _MAGIC:
+                raise RecordingError("not_a_video", f"{path}: is no VRS file")
+            position, least = struct.unpack("<II", content[16:24].ljust(8, b"\0"))
+            while least <= position < size - 3:
+                (length,) = struct.unpack_from("<I", content, position)
+                if length < max(least, 4):
+                    raise RecordingError("damaged_video", f"{path}: no record at byte {position}: copy it again")
+                position += length
+    except FileNotFoundError as error:
+        raise RecordingError("missing", f"{path}: there is no such file") from error
+    except OSError as error:
+        raise RecordingError("missing", f"{path}: cannot be read: {error.strerror}") from error
+    if position != size:
+        raise RecordingError("truncated", f"{path}: breaks off after {size} bytes: copy it again")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what native code writes to the standard output and error of the process meanwhile."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        for number, descriptor in enumerate(kept, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.close(nothing)
