@@ -221,3 +221,22 @@ def shards_filter(
     for line in report.lines():
         print(line)
     write_json(json_file, report)
+
+
+@shards_app.command("embed")
+def shards_embed(
+    dataset: Dataset,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the new dataset.")],
+    tower: Annotated[str, typer.Option("--with", help="Frozen video tower: a checkpoint, or a local VideoMAE folder.")],
+    json_file: JsonFile = None,
+) -> None:
+    """Make a dataset without pictures: it holds what a frozen video tower makes of the frames.
+
+    Example: imuvid shards embed data/clinic data/clinic_private --with runs/mine/checkpoints/latest
+    """
+    from shards.embed import embed_dataset
+
+    report = embed_dataset(dataset, out, tower)
+    for line in report.lines():
+        print(line)
+    write_json(json_file, report)

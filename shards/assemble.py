@@ -81,7 +81,7 @@ class Dataset:
     def count(self, column: str) -> dict[str, int]:
         """Return the number of windows by the value of a column of the index, sorted by value."""
         counts = self.index.column(column).value_counts()
-        return dict(sorted((entry["values"].as_py(), entry["counts"].as_py()) for entry in counts))
+        return dict(sorted((entry["values"].as_py() or "", entry["counts"].as_py()) for entry in counts))
 
 
 def publish(dataset: Dataset, work: Path) -> None:
@@ -173,7 +173,7 @@ def assemble(
     if info and info.config.get("gates") != described["gates"]:
         kept = regated(kept, gates)
     dataset.index = pa.concat_tables([kept, *(regated(table, gates) for table in new)])
-    fresh = [_listed(fragment) for fragment in fragments] + failures
+    fresh = [_listed(fragment, positions) for fragment in fragments] + failures
     replaced = {row["recording"] for row in fresh}
     dataset.listing = [row for row in dataset.listing if row["recording"] not in replaced] + fresh
     used = [row for row in dataset.listing if row["status"] == USED]
@@ -266,8 +266,11 @@ def _rows(group: list[tuple[Fragment, dict[str, Any]]], shard: WrittenShard) -> 
     return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
 
 
-def _listed(fragment: Fragment) -> dict[str, Any]:
-    """Return the row of RECORDINGS_SCHEMA of a recording that is used."""
+def _listed(fragment: Fragment, positions: list[str]) -> dict[str, Any]:
+    """Return the row of RECORDINGS_SCHEMA of a recording that is used, in a dataset of the given positions."""
     names = [name for name in RECORDINGS_SCHEMA.names if hasattr(fragment, name)]
     row = {name: getattr(fragment, name) for name in names}
+    for name, absent in (("imu_mean", 0.0), ("imu_deviation", 1.0)):
+        channels = {position: row[name][6 * i : 6 * i + 6] for i, position in enumerate(fragment.positions)}
+        row[name] = [value for position in positions for value in channels.get(position, [absent] * 6)]
     return row | {"status": USED, "num_windows": len(fragment.samples), "marked": sorted(fragment.marked)}

@@ -20,6 +20,7 @@ import numpy as np
 
 from imuvid.data.format import QUALITY, Sample, SampleMeta, encode_members
 from imuvid.data.storage import replacing
+from imuvid.imu.condition import statistics
 from shards.config import BuildConfig
 from shards.embedder import describe_tower
 from shards.motion import MotionTracker
@@ -47,6 +48,9 @@ class Fragment:
     duration_s: float
     positions: list[str]
     """Of the samples as they lie in the fragment."""
+    imu_mean: list[float]
+    """Of each channel of these positions over all samples, as in RECORDINGS_SCHEMA."""
+    imu_deviation: list[float]
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Of each: key, offset and size in the fragment (bytes), label, start_s, covered_s, and the measurements."""
     marked: dict[str, str] = field(default_factory=dict)
@@ -126,6 +130,8 @@ def make_fragment(
             source=recording.source,
             duration_s=recording.duration_s,
             positions=config.positions or sorted({stream.position for stream in recording.streams}),
+            imu_mean=[],
+            imu_deviation=[],
         )
         size = 0
         with replacing(path) as file:
@@ -175,8 +181,7 @@ def _samples(
         )
     gyro = recording.camera_gyro() if config.sync.policy != "ignore" and config.frames.num else None
     tracker = None if gyro is None else MotionTracker()
-    watch = None if tracker is None else tracker.add
-    with Pictures(recording, windows, config.window.length_s, config.frames, num_threads, watch) as pictures:
+    with Pictures(recording, windows, config.window.length_s, config.frames, num_threads, tracker) as pictures:
         found = None
         if tracker is not None and gyro is not None:
             found = estimate(tracker.track(), gyro, config.sync)
@@ -187,6 +192,8 @@ def _samples(
             raise RecordingError("no_imu", "no window holds a sample of the IMU")
         if not with_imu.all():
             fragment.marked["no_imu"] = f"{int((~with_imu).sum())} windows in a gap of the IMU left out"
+        mean, deviation = statistics(imu.values, imu.valid)
+        fragment.imu_mean, fragment.imu_deviation = mean.ravel().tolist(), deviation.ravel().tolist()
         for i, (window, shown) in enumerate(zip(windows, pictures, strict=True)):
             if not with_imu[i]:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,6 +321,8 @@ def _number(value: float | None) -> str:
 
 def _hours(value: float) -> str:
     """Return a duration given in hours."""
+    if not math.isfinite(value):
+        return _number(None)
     if value >= 100:
         return f"{_number(round(value))} h"
     if value >= 0.1:

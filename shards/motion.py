@@ -72,8 +72,8 @@ class MotionTracker:
         """Take the next frame.
 
         Args:
-            time_s: when it is shown, seconds; a frame that is not later than the one before, or at no time, is left out.
-            picture: uint8 [h, w, 3] RGB, of any size, the same for all; of 32 pixels or less nothing is seen.
+            time_s: when it is shown, seconds; one that is not later than the frame before, or never, is left out.
+            picture: grey uint8 [h, w], of any size, the same for all; of 32 pixels or less nothing is seen.
         """
         if not (math.isfinite(time_s) and time_s - self._last_s > MIN_STEP_S):
             return
@@ -243,15 +243,15 @@ class _Fit:
         return cls(factor, height, width, FOCAL * long / factor)
 
     def shrink(self, picture: np.ndarray) -> np.ndarray:
-        """Return the middle of the green channel, four readings a pixel: uint16 [height, width], 0 to 1020."""
+        """Return the middle of a picture, four readings a pixel: uint16 [height, width], 0 to 1020."""
         step, height, width = self.factor, self.height, self.width
         top, left = (picture.shape[0] - step * height) // 2, (picture.shape[1] - step * width) // 2
-        green = picture[top : top + step * height, left : left + step * width, 1]
+        middle = picture[top : top + step * height, left : left + step * width]
         other = step // 2
-        grey = green[::step, ::step].astype(np.uint16)
-        grey += green[other::step, ::step]
-        grey += green[::step, other::step]
-        grey += green[other::step, other::step]
+        grey = middle[::step, ::step].astype(np.uint16)
+        grey += middle[other::step, ::step]
+        grey += middle[::step, other::step]
+        grey += middle[other::step, other::step]
         return grey
 
     def pairs(self, greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

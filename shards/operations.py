@@ -84,8 +84,8 @@ def existing(location: str | Path) -> Dataset:
     unknown = sorted(set(dataset.index["recording"].unique().to_pylist()) - used)
     if unknown:
         raise UserError(
-            f"{dataset.store}: its index has windows of {unknown[0]}, which {RECORDINGS_NAME} does not list as used: "
-            f"run 'imuvid shards verify {dataset.store}'"
+            f"{dataset.store}: its index has windows of {unknown[0]:.80}, which {RECORDINGS_NAME} does not list as "
+            f"used: run 'imuvid shards verify {dataset.store}'"
         )
     return dataset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,10 @@ import simplejpeg
 
 from shards.config import FramesConfig
 from shards.embedder import WindowEmbedder
+from shards.motion import MotionTracker
 from shards.sources.base import Recording
 from shards.video_chapters import probe, read_frames
+from shards.watching import motion_watch
 from shards.windows import Window, frame_times, pick_frames
 
 SPOOL_BYTES = 64 << 20
@@ -51,8 +53,7 @@ class Pictures:
         length_s: of a window, seconds.
         config: of the frames.
         num_threads: of the decoder.
-        watch: called with (time in s, uint8 [h, w, 3]) for every frame of the video, wanted or not; None = decoding
-            ends with the last wanted frame.
+        tracker: of the camera's motion, is shown the frames that it needs.
 
     Raises:
         RecordingError: the video cannot be decoded.
@@ -66,7 +67,7 @@ class Pictures:
         length_s: float,
         config: FramesConfig,
         num_threads: int,
-        watch: Callable[[float, np.ndarray], None] | None = None,
+        tracker: MotionTracker | None = None,
     ):
         self._windows, self._config = windows, config
         self._wanted_s = np.zeros((len(windows), 0))
@@ -82,10 +83,10 @@ class Pictures:
         self._wanted_s = frame_times(windows, length_s, config.num)
         self._picks, self._near = pick_frames(self._wanted_s, times_s, 0.5 * length_s / config.num)
         needed = np.unique(self._picks[self._near]).tolist()
-        observe = None if watch is None else lambda index, picture: watch(float(times_s[index]), picture)
+        watch = None if tracker is None else motion_watch(tracker, times_s)
         embedder = None if config.embed_with is None else WindowEmbedder(self._picks, self._near, config)
         for index, picture in read_frames(
-            recording.video, needed, config.size, config.fit, num_threads, config.backend, observe
+            recording.video, needed, config.size, config.fit, num_threads, config.backend, watch
         ):
             if embedder is not None:
                 embedder.add(index, picture)

@@ -183,13 +183,14 @@ def imu_windows(
             continue
         at, axes = positions.index(position), slice(3 * sensor, 3 * sensor + 3)
         stuck = defects[position, sensor].stuck
-        alive = np.where(stuck.all(axis=1)[:, None], np.nan, found.values)
+        alive = np.where(np.all(stuck, axis=1)[:, None], np.nan, found.values)
         values, present = resample(found.times_s, alive, grid_s, config.rate_hz)
         present &= inside
         values = np.where(present[..., None], values, 0.0)
         result.values[:, :, at, axes], result.valid[:, :, at, sensor] = values, present
-        for shares, flags in ((flat, stuck), (saturated, defects[position, sensor].saturated)):
-            shares.append(window_shares(flags.any(axis=1), found.times_s, starts_s, config.length_s))
+        flat.append(window_shares(np.any(stuck, axis=1), found.times_s, starts_s, config.length_s))
+        clipped = np.any(defects[position, sensor].saturated, axis=1)
+        saturated.append(window_shares(clipped, found.times_s, starts_s, config.length_s))
         norm = np.ma.masked_array(np.linalg.norm(values, axis=-1), ~present)
         spread = norm.std(axis=1) if sensor == 0 else np.ma.sqrt((norm**2).mean(axis=1))
         movement["acc_std" if sensor == 0 else "gyro_rms"].append(np.ma.filled(spread.astype(float), np.nan))

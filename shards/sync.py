@@ -31,7 +31,7 @@ from shards.agreement import GRID_S, SLOW_S, Rotations, Sums, combine, evidence,
 from shards.motion import MotionTrack
 from shards.sources.base import Signal
 
-POLICIES = ("off", "report", "correct", "reject")
+POLICIES = ("ignore", "report", "correct", "reject")
 VERDICTS = {
     "known": "the offset is known",
     "no_video": "too little can be seen in the video: black, blank, frozen, or hardly any frames",
@@ -54,8 +54,9 @@ DRIFT_FROM_S = 120.0
 MAX_DRIFT = 300e-6
 MAX_ERROR_S = 0.025
 MAX_DRIFT_ERROR = 50e-6
-_STRETCH_S = 60.0
-_MAX_STRETCHES = 10
+_WHOLE_S = 60.0
+_STRETCH_S = 30.0
+_MAX_S = 300.0
 _MAX_DRIFTS = 60
 """Drifts tried to either side: enough for recordings of 3.7 hours; of longer ones, only smaller drifts are tried."""
 _FAR_S = 12.0
@@ -87,8 +88,8 @@ class SyncConfig:
     """Whether and how IMU and video are checked for synchrony."""
 
     policy: str = "report"
-    """off, report (estimate and write it down), correct (also shift the IMU where the offset is known) or reject (also
-    leave out recordings whose offset is known and not small)."""
+    """ignore, report (estimate and write it down), correct (also shift the IMU where the offset is known) or reject
+    (also leave out recordings whose offset is known and not small)."""
     max_offset_s: float = 3.0
     """Offsets are looked for within +- this, seconds."""
     min_confidence: float = 0.999
@@ -159,15 +160,15 @@ def _search(track: MotionTrack, rotations: Rotations, config: SyncConfig) -> Syn
     start_s, end_s = float(track.start_s[0]), float(track.end_s[-1])
     middle_s, duration_s = 0.5 * (start_s + end_s), end_s - start_s
     num_shifts = math.ceil((config.max_offset_s + _FAR_S) / GRID_S)
-    spans = [(a, b) for a, b in _stretches(start_s, end_s) if ((track.start_s >= a) & (track.end_s <= b)).sum() > 1]
+    spans = [(a, b) for a, b in stretches(start_s, end_s) if ((track.start_s >= a) & (track.end_s <= b)).sum() > 1]
     if not spans:
         return SyncEstimate("no_video")
-    stretches = [sums(track, rotations, *span, num_shifts) for span in spans]
+    parts = [sums(track, rotations, *span, num_shifts) for span in spans]
     # From one drift to the next, the ends of the recording move by a grid step.
     step = 2.0 * GRID_S / duration_s
     steps = min(math.ceil(MAX_DRIFT / step), _MAX_DRIFTS) if duration_s > DRIFT_FROM_S else 0
     drifts = step * np.arange(-steps, steps + 1)
-    gains = np.stack([_evidence(combine(stretches, middle_s, drift)) for drift in drifts])
+    gains = np.stack([_evidence(combine(parts, middle_s, drift)) for drift in drifts])
     shifts = GRID_S * np.arange(-num_shifts, num_shifts + 1)
     near = np.abs(shifts) <= config.max_offset_s
     direct = np.where(near & np.isfinite(gains[:, 0]), gains[:, 0], -1.0)
@@ -237,13 +238,14 @@ def _chance(best: float, null: np.ndarray, search_s: float) -> float:
     return float(-np.expm1(-search_s * math.exp(-max(best - place, -5.0 * scale) / scale)))
 
 
-def _stretches(start_s: float, end_s: float) -> list[tuple[float, float]]:
-    """Cut the recording into stretches of at most a minute; of a long one, take some spread evenly over it."""
-    count = math.ceil((end_s - start_s) / _STRETCH_S)
-    num = min(count, _MAX_STRETCHES)
-    length = min(_STRETCH_S, (end_s - start_s) / num)
-    starts = np.linspace(start_s, end_s - length, num)
-    return [(float(first), float(first) + length + 1e-6) for first in starts]
+def stretches(start_s: float, end_s: float) -> list[tuple[float, float]]:
+    """Return what is looked at of a recording: all of a minute, half of more, spread evenly, at most five minutes."""
+    duration_s = end_s - start_s
+    looked_at_s = min(duration_s, max(_WHOLE_S, min(0.5 * duration_s, _MAX_S)))
+    num = max(1, round(looked_at_s / _STRETCH_S))
+    length_s = looked_at_s / num
+    starts = np.linspace(start_s, end_s - length_s, num)
+    return [(float(first), float(first) + length_s + 1e-6) for first in starts]
 
 
 @dataclass

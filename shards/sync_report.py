@@ -10,20 +10,16 @@ from pathlib import Path
 
 from imuvid.errors import UserError
 from shards.config import SourceConfig
-from shards.motion import MotionTracker
 from shards.sources import make_source
 from shards.sources.aria import AriaConfig
 from shards.sources.base import RecordingError, RecordingRef, Source
 from shards.sources.gopro import GoProConfig
 from shards.summary import Progress
 from shards.sync import VERDICTS, SyncConfig, SyncEstimate, estimate
-from shards.video_chapters import probe, read_frames
+from shards.watching import follow_camera
 from shards.workers import Lost, num_workers, run_jobs
 
 logger = logging.getLogger(__name__)
-
-SIDE = 160
-"""Shorter side that the pictures are scaled to, pixels; motion is measured on fewer."""
 
 
 @dataclass
@@ -89,7 +85,7 @@ def sync_recordings(
     source_config: SourceConfig,
     config: SyncConfig,
     names: Sequence[str] = (),
-    backend: str = "decord",
+    backend: str = "pyav",
     workers: int = 0,
     timeout_s: float = 1800.0,
 ) -> SyncReport:
@@ -133,13 +129,6 @@ def sync_recording(source: Source, ref: RecordingRef, config: SyncConfig, backen
             raise RecordingError("no_video", f"{ref.name}: has no video")
         if gyro is None:
             return RecordingSync(ref.name, SyncEstimate("no_gyro"))
-        tracker = MotionTracker()
-        times_s = probe(recording.video).times_s
-        # No frame is wanted: all are only watched.
-        for _ in read_frames(
-            recording.video, [], SIDE, "crop", 1, backend, lambda index, picture: tracker.add(times_s[index], picture)
-        ):
-            pass
-        return RecordingSync(ref.name, estimate(tracker.track(), gyro, config))
+        return RecordingSync(ref.name, estimate(follow_camera(recording.video, backend), gyro, config))
     except RecordingError as error:
         return RecordingSync(ref.name, None, error.reason, error.message)

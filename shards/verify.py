@@ -27,8 +27,9 @@ from imuvid.data.format import (
 )
 from imuvid.data.storage import Store, check_file_name
 from imuvid.errors import UserError
+from shards.places import names_of_places
 from shards.verify_sample import check_sample
-from shards.verify_tables import index_problems, names_of_places, recordings_problems
+from shards.verify_tables import index_problems, recordings_problems
 from shards.workers import Lost, num_workers, run_jobs
 from shards.write import END_OF_ARCHIVE
 

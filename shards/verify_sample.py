@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 from imuvid.data.format import QUALITY, DatasetInfo, Sample, decode_members, encode_members, parse_tar
-from shards.verify_tables import names_of_places
+from shards.places import names_of_places
 from shards.write import check_frames
 
 FLOAT32 = 1e-5

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,22 +12,9 @@ import pyarrow.compute as pc
 from imuvid.data.format import DATASET_NAME, INDEX_NAME, RECORDINGS_NAME, SPLITS, DatasetInfo
 from shards.assemble import USED
 from shards.gates import GatesConfig, verdict, weight
+from shards.places import names_of_places
 
 MAX_PROBLEMS_A_KIND = 20
-# An absolute path, one from a home folder, one on a Windows drive, or one with a parent's name.
-_PLACE = re.compile(r"(~?/|[A-Za-z]:\\)\S|(.*[/\\])?\.\.([/\\]|$)")
-
-
-def names_of_places(value: Any, at: str = "") -> Iterator[str]:
-    """Yield one line for each text within a value of JSON that names a place on a disk."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from names_of_places(item, f"{at}.{key}" if at else str(key))
-    elif isinstance(value, list):
-        for item in value:
-            yield from names_of_places(item, at)
-    elif isinstance(value, str) and (_PLACE.match(value) or _home_in(value)):
-        yield f"{at} names a place on a disk, which may tell who was recorded"
 
 
 def index_problems(index: pa.Table, info: DatasetInfo) -> list[str]:
@@ -97,12 +81,26 @@ def recordings_problems(recordings: pa.Table, index: pa.Table, info: DatasetInfo
             if {entry[column] for entry in expected} - {row[column]}:
                 stated = sorted({str(entry[column]) for entry in expected})
                 problems.append(f"recording {name}: {column} is {row[column]}, but {', '.join(stated)} in the index")
+    problems += [line for row in rows for line in _statistics_problems(row, 6 * len(info.positions))]
     problems += [f"recording {name} of the index is missing" for name in sorted(windows.keys() - seen)]
     problems += [f"recording {row['recording']}: {line}" for row in rows for line in names_of_places(row)]
     used = sum(row["status"] == USED for row in rows)
     if used != info.counts.get("recordings"):
         problems.append(f"{used} recordings are used, but {DATASET_NAME} counts {info.counts.get('recordings')}")
     return _some(f"{RECORDINGS_NAME}: {line}" for line in problems)
+
+
+def _statistics_problems(row: dict[str, Any], num_channels: int) -> Iterator[str]:
+    mean, deviation = row["imu_mean"], row["imu_deviation"]
+    if mean is None and deviation is None:
+        return
+    for name, values in (("imu_mean", mean or []), ("imu_deviation", deviation or [])):
+        if len(values) != num_channels:
+            yield f"recording {row['recording']}: {name} has {len(values)} numbers, expected {num_channels}"
+        elif not all(value is not None and math.isfinite(value) for value in values):
+            yield f"recording {row['recording']}: {name} holds a value that is not finite"
+        elif name == "imu_deviation" and min(values) <= 0:
+            yield f"recording {row['recording']}: {name} holds {min(values)}, expected numbers above 0"
 
 
 def _gate_problems(index: pa.Table, info: DatasetInfo) -> list[str]:
@@ -143,8 +141,3 @@ def _some(lines: Any) -> list[str]:
     return (
         kept if rest <= 0 else [*kept[:MAX_PROBLEMS_A_KIND], f"{kept[0].partition(':')[0]}: and {rest} problems more"]
     )
-
-
-def _home_in(text: str) -> bool:
-    home = os.environ.get("HOME") or str(Path.home())
-    return len(home) > 1 and home.rstrip("/") + "/" in text

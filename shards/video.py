@@ -31,6 +31,8 @@ from shards.mp4 import outer_boxes
 from shards.sources.base import RecordingError
 
 BACKENDS = ("decord", "pyav")
+GREY_SIDE = 128
+"""Least shorter side, pixels, of the pictures that are watched."""
 WIDEST_PIXEL = 10.0
 """No camera's pixels are as many times as wide as high, or as high as wide."""
 
@@ -117,10 +119,12 @@ def read_frames(
     size: int,
     fit: str,
     num_threads: int = 1,
-    backend: str = "decord",
-    watch: Callable[[int, np.ndarray], None] | None = None,
+    backend: str = "pyav",
+    watch: Watch | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index, uint8 [size, size, 3] RGB) of the wanted frames in one pass from the first frame on.
+
+    The pass ends with the last frame that is wanted or watched. Frames that are neither are decoded, not scaled.
 
     Args:
         path: the video.
@@ -129,9 +133,7 @@ def read_frames(
         fit: crop, pad or squash; see :class:`shards.config.FramesConfig`.
         num_threads: of the decoder.
         backend: decord or pyav; the pictures of the two differ by little. ``.vrs`` files are read by neither.
-        watch: if given, called with (index, uint8 [height, width, 3] RGB) for every frame of the video, wanted or
-            not, scaled but neither cut nor padded, until the end of the video, which is reached by exhausting this
-            iterator; the array is its own to keep. If not given, decoding ends with the last wanted frame.
+        watch: who else is shown frames, as they come by.
 
     Raises:
         UserError: the decoder is not known or not installed.
@@ -142,29 +144,45 @@ def read_frames(
     info = probe(path)
     total = len(info.times_s)
     width, height = _scaled(info, size, fit)
-    pictures = decode(path, width, height, num_threads)
-    wanted = iter(indices)
-    due = next(wanted, None)
+    wanted = set(indices)
+    watched = set(watch.indices) if watch is not None else set()
+    due = sorted(wanted | watched)
     done = 0
+    pictures = decode(path, width, height, num_threads, due)
     try:
-        while done < total and (watch is not None or due is not None):
-            take = next(pictures, None)
-            if take is None:
-                break
-            if watch is not None or done == due:
-                picture = take()
-                if watch is not None:
-                    watch(done, picture)
-                if done == due:
-                    yield done, _fitted(picture, size)
-                    due = next(wanted, None)
-            done += 1
+        for index, frame in pictures:
+            done = index + 1
+            if watch is not None and index in watched:
+                watch.take(index, frame.grey())
+            if index in wanted:
+                yield index, _fitted(frame.rgb(), size)
     except DecodingError as error:
         raise _damaged(path, done, total) from error
     finally:
         pictures.close()
-    if due is not None:
+    if due and done <= due[-1]:
         raise _damaged(path, done, total)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One who looks at frames while they are decoded for another purpose."""
+
+    indices: Sequence[int]
+    """Frames to look at, as positions in ``VideoInfo.times_s``."""
+    take: Callable[[int, np.ndarray], None]
+    """Called with (index, uint8 [height, width] grey), in order: the whole picture, scaled to GREY_SIDE or more pixels
+    of its shorter side, or to the size of the wanted pictures where that is less."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame, scaled when it is asked for."""
+
+    rgb: Callable[[], np.ndarray]
+    """Returns uint8 [height, width, 3]."""
+    grey: Callable[[], np.ndarray]
+    """Returns uint8 [height, width], see :class:`Watch`."""
 
 
 class DecodingError(Exception):

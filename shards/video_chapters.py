@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from shards import video as single
 from shards.sources.base import RecordingError
-from shards.video import VideoInfo
+from shards.video import VideoInfo, Watch
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def read_frames(
     size: int,
     fit: str,
     num_threads: int = 1,
-    backend: str = "decord",
-    watch: Callable[[int, np.ndarray], None] | None = None,
+    backend: str = "pyav",
+    watch: Watch | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index, uint8 [size, size, 3] RGB) of the wanted frames; see :func:`shards.video.read_frames`.
 
@@ -87,8 +87,7 @@ def read_frames(
         fit: crop, pad or squash.
         num_threads: of the decoder.
         backend: decord or pyav.
-        watch: called with index and picture of every frame that is decoded; without it, chapters of which no frame
-            is wanted are not opened.
+        watch: who else is shown frames. Chapters of which no frame is wanted or watched are not opened.
 
     Raises:
         RecordingError: what :func:`probe` and :func:`shards.video.read_frames` raise.
@@ -96,20 +95,25 @@ def read_frames(
     if not isinstance(video, Chapters):
         yield from single.read_frames(video, indices, size, fit, num_threads, backend, watch)
         return
-    wanted = np.asarray(indices, dtype=np.int64)
     first = 0
     for path, info in zip(video.paths, chapter_infos(video), strict=True):
         count = len(info.times_s)
-        inside = wanted[(wanted >= first) & (wanted < first + count)] - first
-        if len(inside) or watch is not None:
-            shifted = None if watch is None else functools.partial(_watch_shifted, watch, first)
-            frames = single.read_frames(path, inside.tolist(), size, fit, num_threads, backend, shifted)
+        inside = _inside(indices, first, count)
+        seen = None
+        if watch is not None:
+            seen = Watch(_inside(watch.indices, first, count), functools.partial(_take_shifted, watch, first))
+        if inside or (seen is not None and seen.indices):
+            frames = single.read_frames(path, inside, size, fit, num_threads, backend, seen)
             yield from ((first + index, picture) for index, picture in frames)
         first += count
 
 
-def _watch_shifted(watch: Callable[[int, np.ndarray], None], first: int, index: int, picture: np.ndarray) -> None:
-    watch(first + index, picture)
+def _inside(indices: Sequence[int], first: int, count: int) -> list[int]:
+    return [index - first for index in indices if first <= index < first + count]
+
+
+def _take_shifted(watch: Watch, first: int, index: int, picture: np.ndarray) -> None:
+    watch.take(first + index, picture)
 
 
 @functools.lru_cache(maxsize=2)

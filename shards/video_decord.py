@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import decord
 import numpy as np
 
-from shards.video import DecodingError
+from shards.video import DecodingError, Frame
 
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def pictures(path: Path, width: int, height: int, num_threads: int) -> Iterator[Callable[[], np.ndarray]]:
-    """Yield, for each frame from the first on, what returns its picture, uint8 [height, width, 3] RGB.
+def pictures(
+    path: Path, width: int, height: int, num_threads: int, indices: Sequence[int]
+) -> Iterator[tuple[int, Frame]]:
+    """Yield (index, frame) of the frames that are due, counted from the first on.
+
+    Args:
+        path: the video.
+        width: of the pictures, pixels.
+        height: of the pictures, pixels.
+        num_threads: of the decoder.
+        indices: due frames, increasing; where the video has fewer, the iterator ends.
 
     Raises:
         DecodingError: a frame cannot be decoded.
     """
     try:
         reader = decord.VideoReader(str(path), width=width, height=height, num_threads=num_threads)
-        while True:
-            yield functools.partial(_pixels, reader.next())
+        following = 0
+        for index in indices:
+            # Its own way to skip frames would not scale them, but miscounts where an edit list hides some.
+            while following < index:
+                reader.next()
+                following += 1
+            yield index, _frame(reader.next())
+            following = index + 1
     except StopIteration:
         return
     except (decord.DECORDError, RuntimeError) as error:
         raise DecodingError(str(error)) from error
+
+
+def _frame(decoded: decord.nd.NDArray) -> Frame:
+    """Return what is scaled already; green stands for grey."""
+    pixels = _pixels(decoded)
+    return Frame(lambda: pixels, lambda: pixels[..., 1])
 
 
 def _pixels(frame: decord.nd.NDArray) -> np.ndarray:

@@ -10,24 +10,22 @@ The native code prints what it does, with file names; that is dropped here.
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from imuvid.errors import UserError
 from shards.sources.base import RecordingError
-from shards.video import DecodingError, VideoInfo
-from shards.video_pyav import scaled
+from shards.video import DecodingError, Frame, VideoInfo
+from shards.video_pyav import Scaler
 
 RGB_STREAM = "214-1"
 """Identifier of the RGB camera's stream in all Aria recordings."""
@@ -114,23 +112,23 @@ def probe_vrs(path: Path) -> VideoInfo:
     return VideoInfo(width, height, times_s, float(stamps[0]) * 1e-9, float(times_s[-1]) + usual_s)
 
 
-def pictures(path: Path, width: int, height: int, num_threads: int) -> Iterator[Callable[[], np.ndarray]]:
-    """Yield, for each RGB frame, what returns its picture, uint8 [height, width, 3] RGB.
+def pictures(
+    path: Path, width: int, height: int, num_threads: int, indices: Sequence[int]
+) -> Iterator[tuple[int, Frame]]:
+    """Yield (index, frame) of the RGB frames that are due; as :func:`shards.video_decord.pictures`.
 
-    JPEG pictures that are not wanted are not decoded, as each stands for itself; ``num_threads`` has no effect.
+    Frames that are not due are not decoded, as each stands for itself; ``num_threads`` has no effect.
 
     Raises:
         RecordingError: what :func:`open_vrs` and :func:`rgb_stamps` raise.
-        DecodingError: a frame cannot be decoded (raised by what is yielded).
+        DecodingError: a frame cannot be decoded.
     """
     provider = open_vrs(path)
-    scaler, quarters = VideoReformatter(), _quarters(provider)
-
-    def take(index: int) -> np.ndarray:
-        return scaled(scaler, av.VideoFrame.from_ndarray(_picture(provider, index)), width, height, quarters)
-
-    for index in range(len(rgb_stamps(path, provider))):
-        yield functools.partial(take, index)
+    scaler, quarters = Scaler(width, height), _quarters(provider)
+    total = len(rgb_stamps(path, provider))
+    for index in indices:
+        if index < total:
+            yield index, scaler.frame(av.VideoFrame.from_ndarray(_picture(provider, index)), quarters)
 
 
 def _picture(provider: Any, index: int) -> np.ndarray:

@@ -65,6 +65,12 @@ def tiny_sample(number: int, recording: str, subject: str) -> Sample:
     )
 
 
+def imu_statistics(windows: list[np.ndarray]) -> dict[str, list[float]]:
+    """Mean and deviation of each channel over windows [T, P, 6] that are valid throughout."""
+    readings = np.concatenate(windows).astype(np.float64)
+    return {"imu_mean": readings.mean(axis=0).ravel().tolist(), "imu_deviation": readings.std(axis=0).ravel().tolist()}
+
+
 def write_tiny_dataset(
     folder: Path, num_train: int = 44, num_val: int = 12, per_shard: int = 13, people: str = "s"
 ) -> Path:
@@ -113,6 +119,7 @@ def write_tiny_dataset(
         {name: row[name] for name in ("recording", "subject", "split")}
         | {"source": "simulated", "status": "used", "duration_s": WINDOW_S, "positions": ["wrist"], "marked": []}
         | {"num_windows": sum(other["recording"] == row["recording"] for other in rows), "digest": "0" * 64}
+        | imu_statistics([sample.imu for sample in samples if sample.meta.recording == row["recording"]])
         for row in recordings.values()
     ]
     pq.write_table(pa.Table.from_pylist(listing, schema=RECORDINGS_SCHEMA), folder / RECORDINGS_NAME)
@@ -140,7 +147,16 @@ def write_tiny_dataset(
 
 def rewrite_index(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Give a dataset another index, and ``dataset.json`` its checksum."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / INDEX_NAME)
+    _rewrite(folder, INDEX_NAME, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
+
+
+def rewrite_recordings(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Give a dataset another ``recordings.parquet``, and ``dataset.json`` its checksum."""
+    _rewrite(folder, RECORDINGS_NAME, pa.Table.from_pylist(rows, schema=RECORDINGS_SCHEMA))
+
+
+def _rewrite(folder: Path, name: str, table: pa.Table) -> None:
+    pq.write_table(table, folder / name)
     info = json.loads((folder / DATASET_NAME).read_text())
-    info["sha256"][INDEX_NAME] = hashlib.sha256((folder / INDEX_NAME).read_bytes()).hexdigest()
+    info["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / DATASET_NAME).write_text(json.dumps(info))

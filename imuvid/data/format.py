@@ -27,12 +27,14 @@ import hashlib
 import io
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imuvid.data.storage import Store
@@ -96,6 +98,10 @@ RECORDINGS_SCHEMA = pa.schema(
         ("sync_offset_s", pa.float64()),  # estimated shift of the IMU clock onto the video's at the recording's start
         ("sync_drift_ppm", pa.float64()),  # estimated drift of the IMU clock; null where it is not known
         ("sync_confidence", pa.float64()),  # 0 to 1
+        # Of each channel over all its windows, positions as in dataset.json, P * 6 numbers in m/s^2 and rad/s: 0 and 1
+        # where there is no sensor. Null in datasets that were not built with them.
+        ("imu_mean", pa.list_(pa.float64())),
+        ("imu_deviation", pa.list_(pa.float64())),  # 1 where the channel is constant
         ("digest", pa.string()),  # of all that its samples follow from
     ]
 )
@@ -357,7 +363,7 @@ def _check_info(info: DatasetInfo) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value: Any) -> bool:
@@ -379,7 +385,10 @@ def read_index(location: str | Path, info: DatasetInfo | None = None) -> pa.Tabl
         UserError: it is missing, damaged, has other columns, or is not that of ``info``.
     """
     required = ("key", "shard", "offset", "size", "recording", "split")
-    return _read_table(location, INDEX_NAME, INDEX_SCHEMA, info, required)
+    table = _read_table(location, INDEX_NAME, INDEX_SCHEMA, info, required)
+    if not pc.all(pc.match_substring_regex(table["key"], f"^{KEY_PATTERN.pattern}$"), min_count=0).as_py():
+        raise UserError(f"{location}/{INDEX_NAME}: damaged: a key holds more than letters, digits, '_' and '-'")
+    return table
 
 
 def read_recordings(location: str | Path, info: DatasetInfo | None = None) -> pa.Table:

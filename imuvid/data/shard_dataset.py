@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ import pyarrow.compute as pc
 import simplejpeg
 
 from imuvid.data.batch import Example, recording_number
-from imuvid.data.format import Sample, decode_members, parse_tar, read_dataset_info, read_index
+from imuvid.data.format import (
+    RECORDINGS_NAME,
+    Sample,
+    decode_members,
+    parse_tar,
+    read_dataset_info,
+    read_index,
+    read_recordings,
+)
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
@@ -73,6 +82,40 @@ class ShardDataset:
     def shard_sizes(self) -> list[int]:
         """Number of samples in each shard that has any of this split."""
         return np.bincount(self._shard, minlength=len(self._shards)).tolist()
+
+    @cached_property
+    def imu_statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard deviation of the IMU of each recording of the split, float64 [P, 6] each, SI units.
+
+        Raises:
+            UserError: the dataset does not hold them, or they are damaged.
+        """
+        where = self.store.where(RECORDINGS_NAME)
+        table = read_recordings(self.store.location, self.info)
+        found = {}
+        for row in table.select(["recording", "imu_mean", "imu_deviation"]).to_pylist():
+            if row["imu_mean"] is not None and row["imu_deviation"] is not None:
+                found[row["recording"]] = (row["imu_mean"], row["imu_deviation"])
+        names = list(dict.fromkeys(self.recordings))
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise UserError(
+                f"{where}: {len(missing)} of {len(names)} recordings have no imu_mean and imu_deviation: build the"
+                " dataset again, or choose data.condition.normalise=window or none"
+            )
+        shape, statistics = (len(self.info.positions), 6), {}
+        for name in names:
+            try:
+                mean, deviation = (np.array(values, dtype=np.float64).reshape(shape) for values in found[name])
+            except ValueError:
+                mean, deviation = np.zeros(shape), np.zeros(shape)
+            if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
+                raise UserError(
+                    f"{where}: damaged: recording {name}: imu_mean and imu_deviation are not"
+                    f" {shape[0] * 6} finite numbers each, deviations above 0"
+                )
+            statistics[name] = (mean, deviation)
+        return statistics
 
     def read(self, sample: int) -> Sample:
         """Read one sample; its frames stay JPEG.

@@ -41,8 +41,8 @@ def sync_folder(folder: Path) -> None:
 
 def check_file_name(name: str) -> None:
     """Raise UserError unless a name is that of a file, and no way out of a folder."""
-    if not name or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
-        raise UserError(f"'{name}' is no plain file name")
+    if not 0 < len(name) < 256 or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
+        raise UserError(f"'{name:.80}' is no plain file name")
 
 
 class Store:

@@ -2,7 +2,8 @@
 
     OrderedSamples      (epoch, sample) of this rank's batches, from a step on, dealt to the loader's workers
       -> decode         bytes of the shard at the index's offset -> arrays, frames as uint8
-      -> augment        a function of (seed, epoch, sample)
+      -> augment        a function of (seed, epoch, sample), in SI units
+      -> condition      median filter and normalisation, if any
       -> batched        local batches, never short
 
 webdataset's own reading has no position to resume from, repeats or hangs on uneven shards, and drops the rest of a
@@ -11,6 +12,7 @@ damaged tar in silence; its shards are the format all the same, and its stages d
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -25,6 +27,7 @@ from imuvid.data.augment import AugmentConfig, augment
 from imuvid.data.batch import Batch, Example, collate
 from imuvid.data.order import SampleOrder
 from imuvid.data.shard_dataset import ShardDataset
+from imuvid.imu.condition import ConditionConfig, condition
 
 
 @dataclass
@@ -44,6 +47,8 @@ class DataConfig:
     timeout_s: float = 300.0
     """Longest wait for a batch before the run stops and says so."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    """Of held-out windows too; it goes with the encoder, so that evaluation does the same."""
 
 
 class OrderedSamples(IterableDataset):
@@ -66,14 +71,23 @@ class OrderedSamples(IterableDataset):
 
 
 class _Decode:
-    """Picklable stage: (epoch, sample) -> augmented Example."""
+    """Picklable stage: (epoch, sample) -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: ShardDataset, config: AugmentConfig, seed: int):
+    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int):
         self.dataset, self.config, self.seed = dataset, config, seed
 
     def __call__(self, item: tuple[int, int]) -> Example:
         epoch, sample = item
-        return augment(self.dataset.example(sample), self.config, self.seed, epoch)
+        # Augmentation is that of a sensor: it comes before the readings lose their units.
+        augmented = augment(self.dataset.example(sample), self.config.augment, self.seed, epoch)
+        return _conditioned(augmented, self.dataset, self.config.condition)
+
+
+def _conditioned(example: Example, dataset: ShardDataset, config: ConditionConfig) -> Example:
+    recording = None
+    if config.normalise == "recording":
+        recording = dataset.imu_statistics[dataset.recordings[example.sample]]
+    return dataclasses.replace(example, imu=condition(example.imu, example.valid, config, recording))
 
 
 def training_stream(
@@ -85,11 +99,14 @@ def training_stream(
         RuntimeError: (while iterating) a worker ended or no batch came within ``config.timeout_s``.
         ValueError: (while iterating) a shard or sample is damaged; names both. Or the global batch size is no
             multiple of the number of ranks.
+        UserError: the dataset lacks the statistics of its recordings, which ``config.condition`` asks for.
     """
+    if config.condition.normalise == "recording":
+        _ = dataset.imu_statistics  # read once, not by every worker
     order = SampleOrder(dataset.shard_sizes, seed, config.block_shards)
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
-        webdataset.map(_Decode(dataset, config.augment, seed)),
+        webdataset.map(_Decode(dataset, config, seed)),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(
@@ -105,8 +122,14 @@ def training_stream(
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
+    # Blocked while the workers are forked, so that none is hit before it has set itself up; they inherit that.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1, signal.SIGTERM})
     try:
-        yield from loader
+        iterator = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield from iterator
     except ValueError as error:
         # Of a worker's error the loader makes one that begins with the worker's traceback.
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
@@ -128,7 +151,10 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
-def evaluation_batches(dataset: ShardDataset, samples: list[int], batch_size: int) -> Iterator[Batch]:
-    """Yield the given samples in order, unaugmented, in batches of at most ``batch_size``."""
+def evaluation_batches(
+    dataset: ShardDataset, samples: list[int], batch_size: int, config: ConditionConfig
+) -> Iterator[Batch]:
+    """Yield the given samples in order, unaugmented but conditioned, in batches of at most ``batch_size``."""
     for start in range(0, len(samples), batch_size):
-        yield collate([dataset.example(sample) for sample in samples[start : start + batch_size]])
+        chosen = samples[start : start + batch_size]
+        yield collate([_conditioned(dataset.example(sample), dataset, config) for sample in chosen])

@@ -6,12 +6,84 @@ part nor is made up: it stays 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from imuvid.errors import UserError
+from imuvid.imu.units import ACC_SCALE_M_S2, GYRO_SCALE_RAD_S
+
+NORMALISE = ("none", "window", "recording")
 MEDIAN_SAMPLES = 5
 """Length of the paper's median filter, samples at 50 Hz."""
 MIN_DEVIATION = 1e-6
 """A channel that deviates by less than this, m/s^2 or rad/s, is constant: rounding is not blown up to one."""
+
+
+@dataclass
+class ConditionConfig:
+    """What is done to every window that the IMU tower gets, after augmentation; by default nothing."""
+
+    median_samples: int = 1
+    """Length of a median filter, samples, odd; 1 is none, 5 the paper's (at 50 Hz)."""
+    normalise: str = "none"
+    """none; or the z-score of each channel, by the mean and deviation of its window, or of all windows of its
+    recording (before filter and augmentation). The first erases posture and intensity, the second differences of
+    either between recordings."""
+
+
+def check_condition(config: ConditionConfig, section: str) -> None:
+    """Refuse what :func:`condition` cannot do.
+
+    Args:
+        config: to look at.
+        section: where it stands, for the message: ``data.condition``.
+
+    Raises:
+        UserError: a setting makes no sense; names its key.
+    """
+    if config.median_samples < 1 or config.median_samples % 2 == 0:
+        raise UserError(f"{section}.median_samples={config.median_samples} must be odd and at least 1 (1 = no filter)")
+    if config.normalise not in NORMALISE:
+        raise UserError(f"{section}.normalise={config.normalise}: choose one of {', '.join(NORMALISE)}")
+
+
+def condition(
+    imu: np.ndarray,
+    valid: np.ndarray,
+    config: ConditionConfig,
+    recording: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Return a window as the IMU tower gets it: median filter first, then the z-score.
+
+    Towers divide what they get by typical amplitudes. The z-score is multiplied by these, so that one deviation enters
+    them as one, as a typical amplitude does in SI units.
+
+    Args:
+        imu: float32 [T, P, 6], m/s^2 and rad/s.
+        valid: bool [T, P, 2].
+        config: what is done.
+        recording: mean and deviation, float [P, 6] each, of :func:`statistics` of the window's recording; needed where
+            it is normalised by them.
+
+    Returns:
+        float32 array like ``imu``, 0 where not valid; deviations times ``ACC_SCALE_M_S2`` and ``GYRO_SCALE_RAD_S``
+        where it is normalised.
+
+    Raises:
+        ValueError: the shapes do not fit, or the recording's statistics are missing.
+    """
+    if config.median_samples > 1:
+        imu = median_filter(imu, valid, config.median_samples)
+    if config.normalise == "none":
+        return imu
+    if config.normalise == "window":
+        mean, deviation = statistics(imu, valid)
+    elif recording is not None:
+        mean, deviation = recording
+    else:
+        raise ValueError("the statistics of the recording are missing")
+    return standardise(imu, valid, mean, deviation / np.repeat([ACC_SCALE_M_S2, GYRO_SCALE_RAD_S], 3))
 
 
 def median_filter(imu: np.ndarray, valid: np.ndarray, num_samples: int = MEDIAN_SAMPLES) -> np.ndarray:

@@ -26,6 +26,10 @@ GYRO_UNITS = {
 }
 """Name of an angular velocity unit to its size in rad/s."""
 
+ACC_SCALE_M_S2 = STANDARD_GRAVITY
+GYRO_SCALE_RAD_S = 3.0
+"""Typical amplitudes of human motion: what IMU towers divide by, so that both kinds of sensor enter near one."""
+
 
 def to_si(values: np.ndarray, unit: str) -> np.ndarray:
     """Return the values in SI units: m/s^2 for an acceleration unit, rad/s for an angular velocity unit.

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from imuvid.errors import UserError
+from imuvid.imu.condition import ConditionConfig, check_condition
 from imuvid.models.towers import ImuTowerConfig, build_imu_tower
 
 WEIGHTS_NAME = "model.safetensors"
@@ -37,6 +38,8 @@ class EncoderConfig:
     """Their length, seconds."""
     positions: list[str] = field(default_factory=list)
     """Body positions it was trained on."""
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    """What was done to the windows it was trained on, and must be done to every window that it gets."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """run, step, dataset, fingerprint, train_subjects (salted hashes)."""
     format: int = ENCODER_FORMAT
@@ -56,7 +59,10 @@ class Encoder(nn.Module):
         return self.tower.feature_dim
 
     def forward(self, imu: Tensor, valid: Tensor) -> Tensor:
-        """Map imu float32 [B, T, P, 6] (m/s^2, rad/s) and valid bool [B, T, P, 2] to features float32 [B, D]."""
+        """Map imu float32 [B, T, P, 6] and valid bool [B, T, P, 2] to features float32 [B, D].
+
+        The windows are in m/s^2 and rad/s, or conditioned as ``config.condition`` says.
+        """
         return self.tower(imu, valid)
 
 
@@ -81,7 +87,11 @@ def load_encoder(path: str | Path) -> Encoder:
         tower: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ImuTowerConfig), fields["tower"]))
         # The pretrained weights it once started from are not needed again: its own follow.
         tower.patchtst.weights = None
-        encoder = Encoder(EncoderConfig(**{**fields, "tower": tower}))
+        condition: Any = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(ConditionConfig), fields.get("condition", {}))
+        )
+        check_condition(condition, f"{folder / CONFIG_NAME}: condition")
+        encoder = Encoder(EncoderConfig(**{**fields, "tower": tower, "condition": condition}))
         encoder.tower.load_state_dict(load_file(folder / WEIGHTS_NAME))
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {Path(error.filename or WEIGHTS_NAME).name} is missing") from error

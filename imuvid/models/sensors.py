@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Typical amplitudes of human motion, so that both kinds of channel enter with a scale near one. Constants, not
-# statistics of the window: standardising each window erases gravity (posture) and intensity.
-ACC_SCALE_M_S2 = 9.80665
-GYRO_SCALE_RAD_S = 3.0
+from imuvid.imu.units import ACC_SCALE_M_S2, GYRO_SCALE_RAD_S
 
 
 def normalise_si(imu: Tensor, valid: Tensor) -> Tensor:
     """Scale imu [..., 6] from SI to order one, with zeros where valid [..., 2] is false."""
+    # Constants, not statistics of the window: standardising each window erases gravity (posture) and intensity.
     scale = imu.new_tensor([ACC_SCALE_M_S2] * 3 + [GYRO_SCALE_RAD_S] * 3)
     return imu / scale * valid.repeat_interleave(3, dim=-1)
 

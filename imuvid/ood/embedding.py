@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
 import torch
 
 from imuvid.errors import UserError
+from imuvid.imu.condition import ConditionConfig, condition, statistics
 from imuvid.ood.datasets.base import Windows
 
 
@@ -25,6 +27,24 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: {str(error).splitlines()[0]}: use cpu, cuda or auto") from error
     return device
+
+
+def conditioned(windows: Windows, config: ConditionConfig) -> Windows:
+    """Return the windows as the encoder's were in pretraining; a recording's statistics are those of its windows here.
+
+    Args:
+        windows: in SI units.
+        config: of the encoder.
+    """
+    if config == ConditionConfig():
+        return windows
+    imu = np.empty_like(windows.imu)
+    for name in np.unique(windows.recording):
+        rows = np.flatnonzero(windows.recording == name)
+        recording = statistics(windows.imu[rows], windows.valid[rows])
+        for row in rows:
+            imu[row] = condition(windows.imu[row], windows.valid[row], config, recording)
+    return dataclasses.replace(windows, imu=imu)
 
 
 @torch.inference_mode()

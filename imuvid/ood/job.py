@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,13 +16,14 @@ import pyarrow as pa
 import imuvid
 from imuvid.config import to_dict
 from imuvid.errors import UserError
+from imuvid.imu.condition import ConditionConfig
 from imuvid.models.encoder import Encoder, load_encoder, random_encoder
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.base import Windows
 from imuvid.ood.datasets.daphnet import read_daphnet
 from imuvid.ood.datasets.hapt import read_hapt
 from imuvid.ood.datasets.shards import read_shards
-from imuvid.ood.embedding import choose_device, embed, weights_sha256
+from imuvid.ood.embedding import choose_device, conditioned, embed, weights_sha256
 from imuvid.ood.features import handmade_features
 from imuvid.ood.predictions import HANDMADE, PRETRAINED, RANDOM, merge, predict, write_predictions
 from imuvid.ood.probes import selection_rule
@@ -103,7 +105,7 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
             "protocol": describe(protocol, windows, folds, config.probe, config.num_draws, config.sensors),
             "selection_rule": rule,
             "data": windows.provenance,
-            "notes": windows.notes + notes,
+            "notes": windows.notes + _condition_notes(encoder.config.condition) + notes,
         }
     table = merge(tables)
     results = summarise(table, config.num_bootstrap, config.seed)
@@ -116,6 +118,7 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
             "imu_rate_hz": encoder.config.imu_rate_hz,
             "window_s": encoder.config.window_s,
             "positions": encoder.config.positions,
+            "condition": dataclasses.asdict(encoder.config.condition),
             "provenance": encoder.config.provenance,
         },
         "config": to_dict(config),
@@ -145,16 +148,24 @@ def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple
 
 def _representations(windows: Windows, encoder: Encoder, config: OODConfig, device: Any) -> dict[str, list]:
     logger.info("%s: embedding %d windows", windows.name, len(windows.label))
+    seen = conditioned(windows, encoder.config.condition)
     return {
-        PRETRAINED: [embed(encoder, windows, config.batch_size, device, config.sensors)],
+        PRETRAINED: [embed(encoder, seen, config.batch_size, device, config.sensors)],
         RANDOM: [
-            embed(
-                random_encoder(encoder.config, config.seed + draw), windows, config.batch_size, device, config.sensors
-            )
+            embed(random_encoder(encoder.config, config.seed + draw), seen, config.batch_size, device, config.sensors)
             for draw in range(config.num_draws)
         ],
         HANDMADE: [handmade_features(windows.imu, windows.valid, windows.rate_hz)],
     }
+
+
+def _condition_notes(condition: ConditionConfig) -> list[str]:
+    if condition.normalise != "recording":
+        return []
+    return [
+        "Both encoders get each recording normalised by the mean and deviation of all its windows here, as in "
+        "pretraining: this uses windows, but no labels, that come later than the one that is scored."
+    ]
 
 
 def _out_folder(config: OODConfig, run: Path | None, provenance: dict[str, Any]) -> Path:

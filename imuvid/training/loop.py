@@ -167,7 +167,8 @@ class _Run:
     def validate(self) -> dict[str, float]:
         """Retrieval on the held-out windows."""
         local = self.config.data.batch_size // self.world
-        scores = validate(self.engine.module, self.held_out, self.validation_samples, local, self.device)
+        condition = self.config.data.condition
+        scores = validate(self.engine.module, self.held_out, self.validation_samples, local, self.device, condition)
         if self.meters:
             self.meters.write(self.step, "val", scores)
             self.meters.say(
@@ -226,6 +227,7 @@ class _Run:
             imu_rate_hz=info.imu_rate_hz,
             window_s=info.window_s,
             positions=info.positions,
+            condition=self.config.data.condition,
             provenance=self._provenance()
             | {
                 "objective": self.config.model.objective.kind,

@@ -9,6 +9,7 @@ from torch import Tensor
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import evaluation_batches
 from imuvid.distributed import rank, world_size
+from imuvid.imu.condition import ConditionConfig
 from imuvid.models.two_tower import TwoTower
 
 
@@ -38,7 +39,12 @@ def retrieval_scores(queries: Tensor, candidates: Tensor, chunk: int = 1024) -> 
 
 @torch.no_grad()
 def validate(
-    model: TwoTower, dataset: ShardDataset, samples: list[int], batch_size: int, device: torch.device
+    model: TwoTower,
+    dataset: ShardDataset,
+    samples: list[int],
+    batch_size: int,
+    device: torch.device,
+    condition: ConditionConfig,
 ) -> dict[str, float]:
     """Embed held-out samples on all ranks and return the retrieval scores in both directions.
 
@@ -50,7 +56,7 @@ def validate(
     # Every rank embeds equally many, wrapping around, so that ZeRO 3's collectives inside a forward match.
     share = -(-len(samples) // world_size())
     mine = [samples[i % len(samples)] for i in range(rank() * share, (rank() + 1) * share)]
-    parts = [model.embed(batch.to(device)) for batch in evaluation_batches(dataset, mine, batch_size)]
+    parts = [model.embed(batch.to(device)) for batch in evaluation_batches(dataset, mine, batch_size, condition)]
     model.train(was_training)
     imu, video = (_gather(torch.cat(tensors))[: len(samples)] for tensors in zip(*parts, strict=True))
     result = {"num_candidates": float(len(samples)), "chance_r_at_1": 1 / len(samples)}

@@ -12,7 +12,9 @@ import torch
 
 from imuvid import config as configs
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
+from imuvid.data.stream import DataConfig
 from imuvid.errors import UserError
+from imuvid.imu.condition import check_condition
 from imuvid.models.towers import VideoTowerConfig
 from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.checkpoint import latest_checkpoint, read_stream_state
@@ -54,6 +56,7 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
             " be measured on people it was trained on; mend the split section of the build config"
         )
     retrieval_windows(held_out, config.train.validate_windows)
+    _check_statistics(config.data, train, held_out)
     with torch.device("meta"):  # takes neither memory nor time
         TwoTower(_without_weights(config.model), dtype)
     return train, held_out
@@ -109,6 +112,20 @@ def _check_settings(config: PretrainConfig) -> None:
         value = operator.attrgetter(key)(config)
         if not holds(value):
             raise UserError(f"{key}={value} {demand}")
+    check_condition(config.data.condition, "data.condition")
+
+
+def _check_statistics(data: DataConfig, train: ShardDataset, held_out: ShardDataset) -> None:
+    """Where recordings are normalised: are their statistics there, and are they those of what is trained on?"""
+    if data.condition.normalise != "recording":
+        return
+    if data.augment.rotate_share > 0:
+        raise UserError(
+            f"data.augment.rotate_share={data.augment.rotate_share:g} and data.condition.normalise=recording exclude"
+            " each other: the statistics of a recording are those along its own axes; set data.augment.rotate_share=0"
+        )
+    for dataset in (train, held_out):
+        _ = dataset.imu_statistics  # raises, where they are missing
 
 
 def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> None:

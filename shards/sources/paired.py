@@ -47,6 +47,7 @@ from omegaconf import MISSING
 from imuvid.data.format import SPLITS
 from imuvid.errors import UserError
 from imuvid.imu.units import ACC_UNITS, GYRO_UNITS, signed_permutation, to_si
+from shards.places import names_of_places
 from shards.sources.base import Recording, RecordingError, RecordingRef, Segment, Signal, Stream
 from shards.sources.imu_files import Columns, read_columns
 from shards.sources.instants import parse_instant
@@ -206,6 +207,9 @@ class PairedSource:
         if label and listed:
             manifest = self.config.manifest
             raise RecordingError("bad_manifest", f"{manifest}: give '{ref.name}' a label or segments, not both")
+        shown = {"label": label, "text": rows[0]["text"], "position": list(streams)}
+        for place in names_of_places(shown):
+            raise RecordingError("bad_manifest", f"{self.config.manifest}: '{ref.name}': {place}")
         segments = [Segment(0.0, duration_s, label)] if label else []
         if listed:
             segments = read_segments(_path(self.config, listed), duration_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.places import names_of_places
 from shards.sources.base import RecordingError, Segment
 
 
@@ -33,6 +34,8 @@ def read_segments(path: Path, duration_s: float) -> list[Segment]:
             raise RecordingError(
                 "bad_segments", f"{path}: line {number}: from {start_s:g} to {end_s:g} s, label '{label}' is no segment"
             )
+        for place in names_of_places({"label": label}):
+            raise RecordingError("bad_segments", f"{path}: line {number}: {place}")
         segments.append(Segment(start_s, end_s, label))
     segments.sort(key=lambda segment: segment.start_s)
     for before, after in itertools.pairwise(segments):

@@ -82,8 +82,8 @@ def damaged_bytes(content: bytes, other: bytes, rng: np.random.Generator) -> byt
 
 
 def damaged_mp4(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Damage to the boxes of an MP4 file and the telemetry in it, or to any bytes; once to three times."""
-    for _ in range(1 + int(rng.integers(3))):
+    """Damage to the boxes of an MP4 file and the telemetry in it, or to any bytes; mostly once."""
+    for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         damage = (*_MP4, damaged_bytes)[rng.integers(len(_MP4) + 1)]
         content = damage(content, other, rng) or content
     return content
@@ -213,8 +213,8 @@ _MP4: tuple[Damage, ...] = (
 
 
 def damaged_csv(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Damage to the cells, lines, columns and encoding of a CSV file with a header, or to any bytes; up to thrice."""
-    for _ in range(1 + int(rng.integers(3))):
+    """Damage to the cells, lines, columns and encoding of a CSV file with a header, or to any bytes; mostly once."""
+    for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         damage = (*_CSV, damaged_bytes)[rng.integers(len(_CSV) + 1)]
         try:
             content = damage(content, other, rng) or content
@@ -323,8 +323,8 @@ _CSV: tuple[Damage, ...] = (_cells, _cells, _column, _column, _lines, _dialect)
 
 
 def damaged_vrs(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Damage to the records of a VRS file, their headers and their order, or to any bytes; once to three times."""
-    for _ in range(1 + int(rng.integers(3))):
+    """Damage to the records of a VRS file, their headers and their order, or to any bytes; mostly once."""
+    for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         damage = (*_VRS, damaged_bytes)[rng.integers(len(_VRS) + 1)]
         content = damage(content, other, rng)
     return content

@@ -24,6 +24,7 @@ from imuvid.data.format import (
     SampleMeta,
     encode_members,
 )
+from tests.tiny_dataset import imu_statistics
 
 RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 20.0, 1.0, 2, 16
 GATES = {"max_black": 0.5}
@@ -82,6 +83,7 @@ def write_dataset(
         {"recording": person.recording, "subject": person.subject, "split": person.split, "source": "simulated"}
         | {"status": "used", "duration_s": float(person.num_windows), "num_windows": person.num_windows}
         | {"positions": ["wrist"], "marked": [], "digest": "0" * 64}
+        | imu_statistics([sample.imu for other, sample in samples if other is person])
         for person in people
     ]
     listing.append({"recording": "rz9", "source": "simulated", "status": "no_imu", "num_windows": 0, "marked": []})

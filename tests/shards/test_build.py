@@ -12,7 +12,7 @@ import simplejpeg
 import webdataset
 
 from imuvid.config import load
-from imuvid.data.format import read_dataset_info, read_index
+from imuvid.data.format import read_dataset_info, read_index, read_recordings
 from imuvid.errors import UserError
 from shards.build import build
 from shards.config import BuildConfig
@@ -147,6 +147,19 @@ def test_index_and_dataset_json_say_what_is_there(built):
     ]
 
 
+def test_recordings_hold_the_statistics_of_their_valid_readings(built):
+    out, _ = built
+    samples = samples_of(out).values()
+    for row in read_recordings(out).to_pylist():
+        own = [sample for sample in samples if sample["json"]["recording"] == row["recording"]]
+        assert len(own) == row["num_windows"]
+        for channel in range(6):
+            valid = [sample["valid.npy"][:, 0, channel // 3] for sample in own]
+            values = np.concatenate([sample["imu.npy"][v, 0, channel] for sample, v in zip(own, valid, strict=True)])
+            assert row["imu_mean"][channel] == pytest.approx(values.mean(dtype=np.float64), abs=1e-9)
+            assert row["imu_deviation"][channel] == pytest.approx(values.std(dtype=np.float64), abs=1e-9)
+
+
 def test_no_plain_name_and_no_place_is_stored(built, manifest):
     out, _ = built
     for name, content in contents(out).items():
@@ -204,6 +217,13 @@ def test_positions_are_the_same_for_every_sample_and_absent_sensors_are_marked(t
     assert samples[f"{summary.identifiers['a']}-000000"]["valid.npy"].all(axis=(0, 2)).tolist() == [False, False, True]
     assert samples[f"{summary.identifiers['b']}-000000"]["valid.npy"].all(axis=(0, 2)).tolist() == [True, True, False]
     assert all(sample["json"]["positions"] == ["ankle", "head", "wrist"] for sample in samples.values())
+    listed = {row["recording"]: row for row in read_recordings(tmp_path / "all").to_pylist()}
+    for name, present in {"a": [False, False, True], "b": [True, True, False]}.items():
+        row = listed[summary.identifiers[name]]
+        assert np.reshape(row["imu_mean"], (3, 6))[:, 2] == pytest.approx(np.where(present, 9.81, 0.0), abs=0.05)
+        deviation = np.reshape(row["imu_deviation"], (3, 6))
+        assert (deviation[~np.array(present)] == 1).all()
+        assert deviation[present][:, 3] == pytest.approx(np.sqrt(0.5), abs=0.05)
     assert verify(tmp_path / "all").ok
     chosen = build(build_config(manifest, tmp_path / "some", "positions=[head]", "build.max_failed_share=1"))
     assert [(name, reason) for name, reason, _ in chosen.skipped] == [("a", "no_imu")]

@@ -6,6 +6,7 @@ Whatever the damage: what a command cannot do is told in one line by the error t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -94,7 +95,7 @@ def nested(depth: int) -> Any:
     return value
 
 
-def resign(folder: Path, rng: np.random.Generator) -> None:
+def resign(folder: Path) -> None:
     """Make the checksums in ``dataset.json`` those of the files, as one would who damages a dataset on purpose."""
     info = json.loads((folder / "dataset.json").read_text())
     for name in info["sha256"]:
@@ -161,7 +162,8 @@ def damage_table(folder: Path, rng: np.random.Generator) -> None:
             choices = ODD_NUMBERS if pa.types.is_integer(column.type) else choices
             value = choices[rng.integers(len(choices))]
             if pa.types.is_list(column.type):
-                value = [None, [], ["x", None], ["/etc"]][rng.integers(4)]
+                odd = ["/etc", "x"] if pa.types.is_string(column.type.value_type) else [math.inf, -1.0]
+                value = [None, [], [None], odd][rng.integers(4)]
             row[column.name] = value
         table = pa.Table.from_pylist(rows, schema=TABLES[name])
     elif what == 5:
@@ -233,13 +235,14 @@ def attempt(outcomes: Counter[str], name: str, command: Callable[[], Any], *erro
         result = command()
     except errors as error:
         message = str(error)
-        assert message.strip(), f"{name}: {error!r} says nothing"
-        assert len(message.splitlines()) == 1, f"{name}: {message!r}"
-        assert len(message) < 3000, f"{name}: {message[:300]!r} goes on for {len(message)} characters"
-        outcomes[f"{name} refused"] += 1
-        return None
-    outcomes[f"{name} done"] += 1
-    return result
+    else:
+        outcomes[f"{name} done"] += 1
+        return result
+    assert message.strip(), f"{name}: says nothing"
+    assert len(message.splitlines()) == 1, f"{name}: {message!r}"
+    assert len(message) < 3000, f"{name}: {message[:300]!r} goes on for {len(message)} characters"
+    outcomes[f"{name} refused"] += 1
+    return None
 
 
 def abuse(whole: str, other: str, scratch: str, seed: int) -> Counter[str]:
@@ -251,10 +254,9 @@ def abuse(whole: str, other: str, scratch: str, seed: int) -> Counter[str]:
     damage = DAMAGES[rng.integers(len(DAMAGES))]
     damage(dataset, rng)
     if damage not in (damage_info, damage_files) and rng.random() < 0.6:
-        try:
-            resign(dataset, rng)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
+        # Not where damage is such that there is nothing to change.
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            resign(dataset)
     outcomes: Counter[str] = Counter()
     report = attempt(outcomes, "verify", lambda: verify(dataset), UserError)
     if report is not None:
@@ -276,12 +278,13 @@ def abuse(whole: str, other: str, scratch: str, seed: int) -> Counter[str]:
 def test_damaged_datasets(tmp_path):
     whole = write_dataset(tmp_path / "whole")
     other = write_dataset(tmp_path / "other", (Person("rx1", "sx", "train", 2),))
-    count = times(120, 1500)
+    count = times(80, 1500)
     jobs = [(str(whole), str(other), str(tmp_path), seed) for seed in range(count)]
     total: Counter[str] = Counter()
     for job, result in run_jobs(abuse, jobs, 2, TIMEOUT_S):
         assert not isinstance(result, Lost), f"case {job}: {result}"
         total += result
     for name in ("verify", "open", "read", "inspect", "filter", "merge", "split"):
-        assert total[f"{name} done"] and total[f"{name} refused"], total
-    print(total)
+        assert total[f"{name} done"], total
+        assert total[f"{name} refused"], total
+    assert 0 < total["verify passed"] < 0.1 * count

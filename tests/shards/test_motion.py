@@ -23,7 +23,7 @@ def texture() -> np.ndarray:
 
 
 def look(texture: np.ndarray, rotation: Rotation, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
-    """What a pinhole camera sees that is turned (camera to world), by exact projection: uint8 [h, w, 3]."""
+    """What a pinhole camera sees that is turned (camera to world), by exact projection: uint8 [h, w]."""
     height, width = shape
     y, x = np.mgrid[:height, :width] - 0.5 * np.array([height - 1, width - 1])[:, None, None]
     rays = np.stack([x / FOCAL_PX, y / FOCAL_PX, np.ones_like(x)], axis=-1).reshape(-1, 3)
@@ -31,7 +31,7 @@ def look(texture: np.ndarray, rotation: Rotation, shape: tuple[int, int] = (HEIG
     across = np.arctan2(rays[:, 0], rays[:, 2])
     down = np.arctan2(rays[:, 1], np.hypot(rays[:, 0], rays[:, 2]))
     grey = map_coordinates(texture, [1000.0 + 500.0 * down, 1000.0 + 500.0 * across], order=1, mode="mirror")
-    return np.repeat(np.rint(grey).astype(np.uint8).reshape(height, width, 1), 3, axis=2)
+    return np.rint(grey).astype(np.uint8).reshape(height, width)
 
 
 def turned(rates: np.ndarray) -> list[Rotation]:
@@ -113,7 +113,7 @@ def test_portrait_and_landscape_agree(texture: np.ndarray) -> None:
 @pytest.mark.parametrize("value", [0, 77, 255])
 def test_nothing_is_seen_in_blank_pictures(value: int) -> None:
     noise = np.random.default_rng(0)
-    pictures = [np.full((128, 128, 3), value, np.uint8) for _ in range(20)]
+    pictures = [np.full((128, 128), value, np.uint8) for _ in range(20)]
     for picture in pictures:
         picture[noise.integers(128), noise.integers(128)] ^= 1
     track = follow(pictures).track()

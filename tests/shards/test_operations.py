@@ -57,6 +57,11 @@ def rows_of(location):
     return read_index(location).to_pylist()
 
 
+def statistics_of(location):
+    rows = read_recordings(location).to_pylist()
+    return {row["recording"]: (row["imu_mean"], row["imu_deviation"]) for row in rows}
+
+
 def test_merge_keeps_every_sample_and_every_shard(first, second, tmp_path):
     report = merge([first, second], tmp_path / "out", name="both")
     assert verify(tmp_path / "out").problems == []
@@ -67,7 +72,9 @@ def test_merge_keeps_every_sample_and_every_shard(first, second, tmp_path):
     ]
     assert report.counts == {"samples": 14, "recordings": 6, "subjects": 4, "shards": 5}
     assert read_dataset_info(tmp_path / "out").config["operations"][0]["merge"][1]["name"] == "second"
-    assert "rz9" in read_recordings(tmp_path / "out")["recording"].to_pylist()
+    assert statistics_of(tmp_path / "out") == statistics_of(first) | statistics_of(second)
+    assert statistics_of(tmp_path / "out")["rz9"] == (None, None)
+    assert len(statistics_of(first)["ra1"][0]) == 6
     merge([first, second], tmp_path / "again", name="both")
     assert contents(tmp_path / "again") == made
 
@@ -134,6 +141,7 @@ def test_split_by_shares_keeps_people_together_and_samples_as_they_are(tmp_path)
     with pytest.raises(UserError, match="at most 1 in sum"):
         split(folder, val=0.6, test=0.5)
     assert verify(folder).ok
+    assert statistics_of(tmp_path / "out") == statistics_of(folder)
     assert {row["split"] for row in rows_of(folder)} == {"train"}
     split(folder, val=0.2, test=0.3)
     assert contents(folder) == contents(tmp_path / "out")
@@ -184,6 +192,8 @@ def test_filter_keeps_the_windows_asked_for(first, tmp_path):
     assert verify(tmp_path / "out").problems == []
     whole = samples_in(first)
     assert samples_in(tmp_path / "out") == {name: raw for name, raw in whole.items() if name.split(".")[0] in kept}
+    # Of the whole recording, although windows of it are left out.
+    assert statistics_of(tmp_path / "out") == statistics_of(first)
     status = {row["recording"]: row["status"] for row in read_recordings(tmp_path / "out").to_pylist()}
     assert status == {"ra1": "used", "ra2": "filtered", "rb1": "used", "rc1": "filtered", "rz9": "no_imu"}
     assert report.notes == ["4 of 8 windows kept"]

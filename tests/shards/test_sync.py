@@ -10,13 +10,13 @@ from scipy.spatial.transform import Rotation
 
 from imuvid.errors import UserError
 from shards.agreement import GRID_S, Rotations, largest_trace, sums
-from shards.motion import MotionTrack, MotionTracker
+from shards.motion import MotionTrack
 from shards.simulate.record import SimulatedConfig
 from shards.sources.base import Signal
 from shards.sources.gopro import GoProConfig, GoProSource
 from shards.sources.simulated import SimulatedSource
 from shards.sync import VERDICTS, SyncConfig, SyncEstimate, check_sync, correct, estimate
-from shards.video import probe, read_frames
+from shards.watching import follow_camera
 from tests.soak import times
 
 CONFIG = SyncConfig()
@@ -276,14 +276,6 @@ def test_sums_are_those_of_the_definition() -> None:
         np.testing.assert_allclose(there[:25], here[10:35], rtol=0.02, atol=0.02 * np.abs(here).max())
 
 
-def follow(video: Path, clock: np.ndarray | None = None) -> MotionTrack:
-    clock = probe(video).times_s if clock is None else clock
-    tracker = MotionTracker()
-    for index, picture in read_frames(video, range(len(clock)), 128, "crop"):
-        tracker.add(float(clock[index]), picture)
-    return tracker.track()
-
-
 @pytest.mark.slow
 def test_simulated_recordings(tmp_path: Path) -> None:
     signals, tracks = [], []
@@ -294,7 +286,7 @@ def test_simulated_recordings(tmp_path: Path) -> None:
         source = SimulatedSource(config)
         for ref in source.list():
             recording = source.open(ref)
-            tracks.append(follow(recording.video))
+            tracks.append(follow_camera(recording.video))
             signals.append(recording.streams[0].gyro)
     for number, (track, gyro) in enumerate(zip(tracks, signals, strict=True)):
         offset_s = -1.9 + 1.23 * number
@@ -310,7 +302,7 @@ def test_real_control(realdata: Path) -> None:
     frames = np.loadtxt(folder / "cam0_timestamps.csv", delimiter=",", usecols=0, dtype=np.int64)
     stamps = np.loadtxt(folder / "imu0_first_part.csv", delimiter=",", usecols=0, dtype=np.int64)
     values = np.loadtxt(folder / "imu0_first_part.csv", delimiter=",", usecols=(1, 2, 3))
-    track = follow(folder / "cam0_20fps.mp4", 1e-9 * (frames - frames[0]))
+    track = follow_camera(folder / "cam0_20fps.mp4", times_s=1e-9 * (frames - frames[0]))
     gyro = Signal(1e-9 * (stamps - frames[0]), values)
     assert estimate(track, gyro, CONFIG).offset_s == pytest.approx(0.0, abs=0.015)
     for offset_s in (-2.0, -1.57, -1.1, -0.63, -0.2, 0.23, 0.71, 1.18, 1.6, 2.0):
@@ -323,5 +315,5 @@ def test_real_control(realdata: Path) -> None:
 def test_real_stabilised(realdata: Path, name: str) -> None:
     source = GoProSource(GoProConfig(paths=[str(realdata / "gopro_gpmf" / name)]))
     recording = source.open(source.list()[0])
-    found = estimate(follow(recording.video), recording.streams[0].gyro, CONFIG)
+    found = estimate(follow_camera(recording.video), recording.streams[0].gyro, CONFIG)
     assert found.verdict in ("stabilised", "no_agreement")

@@ -179,11 +179,23 @@ def test_altered_row_of_the_index_is_found_even_with_a_fitting_checksum(dataset,
         ("recording", "rother", "recording ra1 of the index is missing"),
         ("recording", "ra2", "recording ra2 is there twice"),
         ("marked", ["/home/ann/1.mp4"], "names a place on a disk"),
+        ("imu_mean", None, "recording ra1: imu_mean has 0 numbers, expected 6"),
+        ("imu_mean", [0.0, None, 0.0, 0.0, 0.0, 0.0], "recording ra1: imu_mean holds a value that is not finite"),
+        ("imu_deviation", [1.0] * 5, "recording ra1: imu_deviation has 5 numbers, expected 6"),
+        ("imu_deviation", [float("inf")] * 6, "recording ra1: imu_deviation holds a value that is not finite"),
+        ("imu_deviation", [1.0] * 5 + [0.0], "recording ra1: imu_deviation holds 0.0, expected numbers above 0"),
     ],
 )
 def test_altered_recording_is_found(dataset, column, value, message):
     change_rows(dataset, "recordings.parquet", lambda rows: rows[0].__setitem__(column, value))
     assert any(line.startswith("recordings.parquet: ") and message in line for line in problems_of(dataset))
+
+
+def test_dataset_without_statistics_of_its_recordings_has_no_problem(dataset):
+    change_rows(
+        dataset, "recordings.parquet", lambda rows: [row.update(imu_mean=None, imu_deviation=None) for row in rows]
+    )
+    assert problems_of(dataset) == []
 
 
 @pytest.mark.parametrize(

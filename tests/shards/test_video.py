@@ -14,7 +14,7 @@ import pytest
 
 from imuvid.errors import UserError
 from shards.sources.base import RecordingError
-from shards.video import BACKENDS, check_backend, probe, read_frames
+from shards.video import BACKENDS, Watch, check_backend, probe, read_frames
 from tests.shards.recordings import HEIGHT, WIDTH, copy_from, number_of, rotated, trimmed, write_video
 
 both = pytest.mark.parametrize("backend", BACKENDS)
@@ -212,14 +212,16 @@ def write_odd_size(path):
 
 
 @both
-def test_watch_sees_every_frame_of_the_video_before_it_is_cut(video, backend):
+@pytest.mark.parametrize("watched", [list(range(75)), [0, 2, 3, 39, 41, 70]])
+def test_watch_sees_its_frames_before_they_are_cut(video, backend, watched):
     seen = []
     wanted = [3, 40]
-    found = read_frames(video, wanted, 48, "crop", 1, backend, lambda i, picture: seen.append((i, picture)))
+    watch = Watch(watched, lambda i, picture: seen.append((i, picture)))
+    found = read_frames(video, wanted, 48, "crop", 1, backend, watch)
     assert [index for index, _ in found] == wanted
-    assert [index for index, _ in seen] == list(range(75))
-    assert {picture.shape for _, picture in seen} == {(48, 80, 3)}
-    assert [number_of(picture) for _, picture in seen] == list(range(75))
+    assert [index for index, _ in seen] == watched
+    assert {picture.shape for _, picture in seen} == {(48, 80)}
+    assert [number_of(picture[..., None]) for _, picture in seen] == watched
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +250,11 @@ def test_decoding_that_ends_early_is_an_error_that_says_where(half_damaged, back
         list(read_frames(half_damaged, range(75), 32, "squash", backend=backend))
     assert error.value.reason == "damaged_video"
     with pytest.raises(RecordingError):
-        list(read_frames(half_damaged, [0], 32, "squash", backend=backend, watch=lambda i, picture: None))
+        list(
+            read_frames(
+                half_damaged, [0], 32, "squash", backend=backend, watch=Watch(range(75), lambda i, picture: None)
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -299,7 +305,7 @@ class Hidden(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Hidden())
 import shards.build
 from imuvid.errors import UserError
-from shards.video import read_frames
+from shards.video import Watch, read_frames
 video = Path({str(video)!r})
 assert [index for index, _ in read_frames(video, [4], 32, "crop", backend="pyav")] == [4]
 try:

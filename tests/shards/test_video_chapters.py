@@ -9,6 +9,7 @@ import pytest
 
 from shards import video
 from shards.sources.base import RecordingError
+from shards.video import Watch
 from shards.video_chapters import Chapters, chapter_starts, probe, read_frames
 from tests.shards.recordings import number_of, write_video
 
@@ -33,11 +34,13 @@ def test_frames_are_those_of_the_files(chapters, backend):
     assert found == [(0, 0), (18, 18), (19, 19), (20, 0), (26, 6), (27, 0), (39, 12)]
 
 
-def test_every_frame_is_watched(chapters):
+@pytest.mark.parametrize("watched", [list(range(40)), [1, 19, 20, 28, 39]])
+def test_frames_are_watched_over_the_chapters(chapters, watched):
     seen: list[tuple[int, int]] = []
-    frames = read_frames(chapters, [21], 96, "squash", watch=lambda i, picture: seen.append((i, number_of(picture))))
-    assert [i for i, _ in frames] == [21]
-    assert seen == [(i, n) for i, n in enumerate([*range(20), *range(7), *range(13)])]
+    watch = Watch(watched, lambda i, picture: seen.append((i, number_of(picture[..., None]))))
+    assert [i for i, _ in read_frames(chapters, [21], 96, "squash", watch=watch)] == [21]
+    numbers = [*range(20), *range(7), *range(13)]
+    assert seen == [(i, numbers[i]) for i in watched]
 
 
 def test_chapters_without_wanted_frames_are_not_decoded(chapters):

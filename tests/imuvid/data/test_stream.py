@@ -9,13 +9,19 @@ import sys
 import time
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
+from scipy import signal, stats
 
 from imuvid.data.augment import AugmentConfig
 from imuvid.data.batch import Batch
+from imuvid.data.format import read_recordings
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import DataConfig, evaluation_batches, training_stream
+from imuvid.errors import UserError
+from imuvid.imu.condition import ConditionConfig
+from tests.tiny_dataset import rewrite_recordings
 
 STEPS = 9  # 72 windows: well into the second epoch of 44
 ALL = AugmentConfig(rotate_share=1.0, drop_gyro_share=0.5)
@@ -33,6 +39,13 @@ def same(a: Batch, b: Batch) -> bool:
 
 def joined(parts: list[Batch]) -> Batch:
     return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def change_recordings(folder, change) -> None:
+    rows = read_recordings(folder).to_pylist()
+    for row in rows:
+        change(row)
+    rewrite_recordings(folder, rows)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +96,69 @@ def test_a_sample_is_augmented_otherwise_in_the_next_epoch(whole):
 
 def test_evaluation_is_unaugmented_in_order_and_may_end_short(tiny_dataset):
     dataset = ShardDataset(tiny_dataset, "val")
-    parts = list(evaluation_batches(dataset, [3, 1, 7], 2))
+    parts = list(evaluation_batches(dataset, [3, 1, 7], 2, ConditionConfig()))
     assert [len(part) for part in parts] == [2, 1]
     assert torch.cat([part.sample for part in parts]).tolist() == [3, 1, 7]
     assert torch.equal(parts[1].imu[0], torch.from_numpy(dataset.example(7).imu))
+
+
+NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+TYPICAL = [9.80665] * 3 + [3.0] * 3  # m/s^2 and rad/s: what towers divide by
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_windows_are_normalised_by_their_recording(tiny_dataset, num_workers):
+    config = ConditionConfig(normalise="recording")
+    dataset = ShardDataset(tiny_dataset, "train")
+    expected = {}
+    for sample in range(0, 44, 2):  # two windows a recording
+        pair = np.concatenate([dataset.example(i).imu for i in (sample, sample + 1)]).astype(np.float64)
+        expected |= dict(zip((sample, sample + 1), np.split(stats.zscore(pair) * TYPICAL, 2), strict=True))
+    for batch in batches(tiny_dataset, 6, num_workers=num_workers, augment=NO_AUGMENTATION, condition=config):
+        for sample, imu in zip(batch.sample.tolist(), batch.imu.numpy(), strict=True):
+            assert imu == pytest.approx(expected[sample], abs=1e-4)
+    [held_out] = evaluation_batches(dataset, [7, 2], 2, config)
+    assert held_out.imu.numpy() == pytest.approx(np.stack([expected[7], expected[2]]), abs=1e-4)
+
+
+def test_the_median_filter_comes_before_the_z_score(tiny_dataset):
+    config = ConditionConfig(median_samples=5, normalise="window")
+    dataset = ShardDataset(tiny_dataset, "train")
+    [batch] = evaluation_batches(dataset, [3], 1, config)
+    filtered = signal.medfilt(dataset.example(3).imu.astype(np.float64), (5, 1, 1))[2:-2]  # scipy pads by zeros
+    conditioned = batch.imu[0].numpy() / TYPICAL
+    assert conditioned.mean(axis=0) == pytest.approx(0.0, abs=1e-5)
+    assert conditioned.std(axis=0) == pytest.approx(1.0, abs=1e-5)
+    assert stats.zscore(conditioned[2:-2]) == pytest.approx(stats.zscore(filtered), abs=1e-4)
+
+
+def test_conditioning_is_of_the_augmented_readings(tiny_dataset):
+    noisy = AugmentConfig(rotate_share=1.0, noise_acc_m_s2=50.0, drop_gyro_share=0.5)
+    plain = batches(tiny_dataset, 2, augment=noisy)
+    scored = batches(tiny_dataset, 2, augment=noisy, condition=ConditionConfig(normalise="window"))
+    for before, after in zip(plain, scored, strict=True):
+        assert torch.equal(before.valid, after.valid)
+        expected = stats.zscore(before.imu[..., :3].double().numpy(), axis=1) * 9.80665
+        assert after.imu[..., :3].numpy() == pytest.approx(expected, abs=1e-3)
+        assert (after.imu[~before.valid.any(1)[:, 0, 1]][..., 3:] == 0).all()
+
+
+def test_a_dataset_without_statistics_is_refused_before_anything_is_read(tiny_dataset, tmp_path):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    change_recordings(copied, lambda row: row.pop("imu_mean"))
+    with pytest.raises(UserError, match=r"recordings\.parquet: 22 of 22 recordings have no imu_mean"):
+        batches(copied, condition=ConditionConfig(normalise="recording"))
+    assert len(batches(copied, 1, condition=ConditionConfig(5, "window"))) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"imu_mean": [0.0] * 5}, {"imu_deviation": [0.0] * 6}, {"imu_mean": [float("nan")] * 6}]
+)
+def test_damaged_statistics_are_refused(tiny_dataset, tmp_path, change):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    change_recordings(copied, lambda row: row.update(change))
+    with pytest.raises(UserError, match="damaged: recording r000: imu_mean and imu_deviation are not 6 finite"):
+        batches(copied, condition=ConditionConfig(normalise="recording"))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -95,7 +167,7 @@ def test_a_damaged_sample_stops_the_stream_with_shard_and_key(tiny_dataset, tmp_
     raw = bytearray((copied / "00001.tar").read_bytes())
     raw[5] ^= 1
     (copied / "00001.tar").write_bytes(raw)
-    with pytest.raises(ValueError, match=r"00001\.tar: sample r006-000013: damaged tar header") as caught:
+    with pytest.raises(ValueError, match=r"00001\.tar: sample r006-000013: checksum differs") as caught:
         batches(copied, num_workers=num_workers)
     assert "\n" not in str(caught.value)
 

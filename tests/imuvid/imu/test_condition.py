@@ -6,9 +6,11 @@ import statistics as standard
 
 import numpy as np
 import pytest
+import torch
 from scipy import signal, stats
 
-from imuvid.imu.condition import median_filter, standardise, statistics
+from imuvid.imu.condition import ConditionConfig, condition, median_filter, standardise, statistics
+from imuvid.models.sensors import normalise_si
 
 
 def window(steps=250, positions=2, seed=0):
@@ -91,3 +93,26 @@ def test_shapes_that_do_not_fit_are_refused():
     imu, valid = window()
     with pytest.raises(ValueError, match=r"imu is \[250, 2, 6\] and valid \[250, 1, 2\]"):
         statistics(imu, valid[:, :1])
+
+
+def test_by_default_nothing_is_done():
+    imu, valid = window()
+    assert (condition(imu, valid, ConditionConfig()) == imu).all()
+
+
+@pytest.mark.parametrize("normalise", ["window", "recording"])
+def test_what_a_tower_gets_is_of_order_one(normalise):
+    imu, valid = window()
+    config = ConditionConfig(median_samples=5, normalise=normalise)
+    recording = (imu.mean(axis=0), imu.std(axis=0))
+    conditioned = condition(imu, valid, config, recording)
+    assert conditioned.dtype == np.float32
+    entered = normalise_si(torch.from_numpy(conditioned), torch.from_numpy(valid)).numpy()
+    filtered = median_filter(imu, valid).astype(np.float64)
+    expected = stats.zscore(filtered) if normalise == "window" else (filtered - recording[0]) / recording[1]
+    assert entered == pytest.approx(expected, abs=1e-4)
+
+
+def test_normalising_by_a_recording_needs_its_statistics():
+    with pytest.raises(ValueError, match="statistics of the recording are missing"):
+        condition(*window(), ConditionConfig(normalise="recording"))

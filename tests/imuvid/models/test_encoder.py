@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imuvid.errors import UserError
+from imuvid.imu.condition import ConditionConfig
 from imuvid.models.encoder import Encoder, EncoderConfig, load_encoder, random_encoder, save_encoder
 from imuvid.models.imu_cnn import ImuCnnConfig
 from imuvid.models.imu_patchtst import ImuPatchTSTConfig
@@ -61,6 +62,27 @@ def test_a_loaded_encoder_gives_the_same_features(saved):
         assert torch.equal(loaded(*windows()), expected)
         assert not loaded.training
     assert loaded.config == encoder.config
+
+
+def test_the_encoder_says_how_its_windows_are_conditioned(tmp_path):
+    config = dataclasses.replace(config_of("cnn"), condition=ConditionConfig(5, "recording"))
+    save_encoder(tmp_path, config, Encoder(config).tower.state_dict())
+    assert load_encoder(tmp_path).config == config
+    assert random_encoder(load_encoder(tmp_path).config, 0).config.condition == ConditionConfig(5, "recording")
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    for condition, message in (
+        ({"normalise": "person"}, r"config\.json: condition\.normalise=person"),
+        ({"median_samples": 4}, r"condition\.median_samples=4"),
+        ({"median": 5}, "damaged encoder"),
+        (5, "damaged encoder"),
+    ):
+        path.write_text(json.dumps(fields | {"condition": condition}))
+        with pytest.raises(UserError, match=message):
+            load_encoder(tmp_path)
+    del fields["condition"]
+    path.write_text(json.dumps(fields))
+    assert load_encoder(tmp_path).config.condition == ConditionConfig()
 
 
 def test_a_random_encoder_depends_on_its_seed_alone_and_leaves_the_generator_alone():

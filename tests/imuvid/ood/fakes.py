@@ -99,7 +99,8 @@ def write_shards(folder: Path, samples: list[tuple[Sample, str]], rate_hz: float
     positions = samples[0][0].meta.positions
     labels = sorted({row["label"] for row in rows if row["label"]})
     sha256 = {"00000.tar": "0" * 64, INDEX_NAME: hashlib.sha256((folder / INDEX_NAME).read_bytes()).hexdigest()}
-    info = DatasetInfo("population", {}, 0.0, window_s, rate_hz, positions, 0, [], labels, sha256, {})
+    counts = {"samples": len(rows), "recordings": 1, "subjects": 1, "shards": 1}
+    info = DatasetInfo("population", counts, 0.0, window_s, rate_hz, positions, 0, [], labels, sha256, {})
     (folder / "dataset.json").write_text(json.dumps(dataclasses.asdict(info)))
     return folder
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import label_ranking_average_precision_score, top_k_accuracy_score
 
 from imuvid.data.shard_dataset import ShardDataset
+from imuvid.imu.condition import ConditionConfig
 from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.retrieval import retrieval_scores, validate
 from tests.ranks import run_ranks
@@ -63,7 +64,7 @@ def test_perfect_and_reversed_order():
 def scores_of(rank: int, folder: str) -> dict:
     torch.manual_seed(0)
     model = TwoTower(ModelConfig()).train()
-    result = validate(model, ShardDataset(folder, "val"), [1, 3, 5, 8, 9], 2, torch.device("cpu"))
+    result = validate(model, ShardDataset(folder, "val"), [1, 3, 5, 8, 9], 2, torch.device("cpu"), ConditionConfig())
     assert model.training
     return result
 

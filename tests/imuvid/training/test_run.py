@@ -127,7 +127,7 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_dataset):
     checkpoints = sorted(p.name for p in (folder / "checkpoints").iterdir())
     assert checkpoints == ["latest", "step-00000060", "step-00000080", "step-00000099"]
     last = folder / "checkpoints/step-00000099"
-    assert {p.name for p in last.iterdir()} == {"engine", "stream.json", "encoder", "MANIFEST.json"}
+    assert {p.name for p in last.iterdir()} == {"engine", "stream.json", "encoder", "video_encoder", "MANIFEST.json"}
     assert manifest_problem(last) is None
     assert {p.name for p in (last / "encoder").iterdir()} == {"model.safetensors", "config.json"}
     environment = json.loads((folder / "environment.json").read_text())
@@ -221,7 +221,7 @@ def test_a_damaged_shard_is_named_and_ends_the_run(tiny_dataset, tmp_path):
     (copied / "00001.tar").write_bytes(raw)
     code, _, errors = Run(tmp_path, copied, nproc=1).end()
     assert code == 1
-    assert "00001.tar: sample r006-000013: damaged tar header" in errors
+    assert "00001.tar: sample r006-000013: checksum differs" in errors
     assert "Traceback" not in errors
 
 

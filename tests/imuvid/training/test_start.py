@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from imuvid import config as configs
-from imuvid.data.format import DATASET_NAME, INDEX_NAME
+from imuvid.data.format import DATASET_NAME, INDEX_NAME, read_recordings
 from imuvid.errors import UserError
 from imuvid.training.checkpoint import StreamState, save_checkpoint
 from imuvid.training.config import PretrainConfig
 from imuvid.training.start import check_run_folder, check_start
-from tests.tiny_dataset import rewrite_index
+from tests.tiny_dataset import rewrite_index, rewrite_recordings
 
 
 def config_of(dataset, *words: str) -> PretrainConfig:
@@ -59,6 +59,10 @@ def test_a_sound_start_gives_both_splits(tiny_dataset):
         ("train.keep_checkpoints=1", ["train.keep_checkpoints=1"]),
         ("train.validate_max_windows=0", ["train.validate_max_windows=0"]),
         ("train.validate_windows=all", ["'all'", "non_overlapping"]),
+        ("data.condition.median_samples=4", ["data.condition.median_samples=4", "odd"]),
+        ("data.condition.median_samples=-1", ["data.condition.median_samples=-1"]),
+        ("data.condition.normalise=person", ["data.condition.normalise=person", "window, recording"]),
+        ("data.condition.normalise=recording", ["data.augment.rotate_share=0.5", "set data.augment.rotate_share=0"]),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny_dataset, word, parts):
@@ -80,6 +84,18 @@ def test_a_subject_in_both_splits_is_refused(tiny_dataset, tmp_path):
     rows[50]["subject"] = rows[0]["subject"]
     rewrite_index(copied, rows)
     assert "1 subjects are in the training and in the held-out split" in refused(check_start, config_of(copied), 1)
+
+
+def test_normalising_by_recordings_needs_a_dataset_with_their_statistics(tiny_dataset, tmp_path):
+    words = ("data.condition.normalise=recording", "data.augment.rotate_share=0")
+    check_start(config_of(tiny_dataset, *words), 1)
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    rows = read_recordings(copied).to_pylist()
+    rows[-1]["imu_deviation"] = None  # of a held-out recording
+    rewrite_recordings(copied, rows)
+    message = refused(check_start, config_of(copied, *words), 1)
+    assert "1 of 6 recordings have no imu_mean and imu_deviation: build the dataset again" in message
+    check_start(config_of(copied, "data.condition.normalise=window"), 1)
 
 
 def leave_run(folder, config: PretrainConfig, fingerprint: str) -> None:
