@@ -3,8 +3,8 @@
 Simulated recordings, decoded from H.264, whose clocks are set off by up to 2 s and, where they are longer than two
 minutes, drift by up to 200 ppm; pairs that do not belong together (another recording, another stretch of the same one,
 and, where ``$IMUVID_REALDATA`` has HAPT, the gyroscopes of people who walk or climb stairs against another stretch in
-which the same person does the same); real recordings where ``$IMUVID_REALDATA`` has them; the time of following the
-camera against that of decoding with scaling.
+which the same person does the same); real recordings where ``$IMUVID_REALDATA`` has them. What the check costs of a
+build is in benchmarks/build_shards.py.
 
 The recordings here are not those that the estimator's constants were chosen on.
 """
@@ -23,12 +23,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from shards.motion import MotionTrack, MotionTracker
@@ -39,8 +36,8 @@ from shards.sources.base import Signal
 from shards.sources.gopro import GoProConfig, GoProSource
 from shards.sources.simulated import SimulatedSource
 from shards.sync import SyncConfig, SyncEstimate, correct, estimate
-from shards.video import probe, read_frames
-from shards.watching import follow_camera, motion_watch
+from shards.video import GREY_SIDE, Watch, probe, read_frames
+from shards.watching import follow_camera
 
 CONFIG = SyncConfig()
 SEED = 900
@@ -54,8 +51,6 @@ BARS = {
     "control_ms": 15.0,
     "control_shifted_ms": 25.0,
     "stabilised_wrong": 0.0,
-    "cost_share_480p": 0.15,
-    "cost_share_1080p": 0.15,
 }
 AT_LEAST = ("known_share", "swapped_pairs")
 
@@ -77,6 +72,16 @@ class Followed:
         return Followed(track, Signal(self.gyro.times_s[inside] - start_s, self.gyro.values[inside]), length_s)
 
 
+def follow(video: Path) -> MotionTrack:
+    """Follow the camera through all of a video: pieces of it are then recordings of their own."""
+    times_s = probe(video).times_s
+    tracker = MotionTracker()
+    watch = Watch(range(len(times_s)), lambda index, picture: tracker.add(float(times_s[index]), picture))
+    for _ in read_frames(video, [], GREY_SIDE, "crop", watch=watch):
+        pass
+    return tracker.track()
+
+
 def simulated(num_subjects: int, duration_s: float, folder: str) -> list[Followed]:
     """Make and follow ``num_subjects`` recordings of each population."""
     recordings = []
@@ -96,7 +101,7 @@ def simulated(num_subjects: int, duration_s: float, folder: str) -> list[Followe
             assert isinstance(recording.video, Path)
             gyro = recording.streams[0].gyro
             assert gyro is not None
-            recordings.append(Followed(follow_camera(recording.video), gyro, duration_s))
+            recordings.append(Followed(follow(recording.video), gyro, duration_s))
     return recordings
 
 
@@ -212,41 +217,6 @@ def real(root: Path) -> dict[str, float]:
     return {"control_ms": errors[0], "control_shifted_ms": max(errors[1:]), "stabilised_wrong": float(wrong)}
 
 
-def cost(width: int, height: int, num_frames: int, repeats: int) -> tuple[float, float]:
-    """Return milliseconds a frame of decoding with scaling, and of following the camera, for a video that moves."""
-    rng = np.random.default_rng(height)
-    scene = gaussian_filter(rng.uniform(0.0, 255.0, (height + 200, width + 200, 3)), (6, 6, 0))
-    scene = np.clip(128.0 + 8.0 * (scene - scene.mean()), 0.0, 255.0).astype(np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "v.mp4"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=30)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"preset": "veryfast", "crf": "23"}
-            for number in range(num_frames):
-                top, left = (round(100.0 + 90.0 * np.sin(number / period)) for period in (9.0, 13.0))
-                cut = np.ascontiguousarray(scene[top : top + height, left : left + width])
-                frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, 30)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        wanted = range(0, num_frames, 15)
-        plain, watched = [], []
-        for _ in range(repeats):
-            start = time.process_time()
-            for _frame in read_frames(path, wanted, 224, "crop"):
-                pass
-            plain.append((time.process_time() - start) / num_frames)
-            start = time.process_time()
-            tracker = MotionTracker()
-            watch = motion_watch(tracker, probe(path).times_s)
-            for _frame in read_frames(path, wanted, 224, "crop", watch=watch):
-                pass
-            tracker.track()
-            watched.append((time.process_time() - start) / num_frames)
-    return 1e3 * float(np.median(plain)), 1e3 * float(np.median(np.subtract(watched, plain)))
-
-
 def measure(quick: bool) -> dict[str, float]:
     """Return every figure."""
     rng = np.random.default_rng(SEED)
@@ -267,15 +237,6 @@ def measure(quick: bool) -> dict[str, float]:
         figures[f"{name}_highest_confidence"] = max(one.confidence for one in found)
     if root is not None:
         figures.update(real(root))
-    for name, size in (("480p", (854, 480)), ("1080p", (1920, 1080))):
-        decode, track = cost(*size, *((60, 3) if quick else (150, 5)))
-        # The estimate at the end is part of the cost: so many seconds of it a second of video of 30 frames.
-        track += figures["estimate_ms_a_second"] / 30.0
-        figures |= {
-            f"decode_ms_{name}": decode,
-            f"sync_ms_{name}": track,
-            f"cost_share_{name}": track / (decode + track),
-        }
     return figures
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,7 @@ def _files(value: Any) -> Iterator[Path]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _files(item)
-    elif isinstance(value, str | Path) and len(str(value)) < 4096 and Path(value).is_file():
+    elif isinstance(value, str | Path) and os.path.isfile(value):
         yield Path(value)
 
 

@@ -67,6 +67,8 @@ class ShardDataset:
             raise UserError(f"{folder}: the rows of the index are not in the order of the shards: build it again")
         self._offset = table["offset"].to_numpy()
         self._size = table["size"].to_numpy()
+        self.weights = np.clip(pc.fill_null(table["weight"], 1.0).to_numpy().astype(np.float64), 0.0, 1.0)
+        """float64 [N]: how often each sample is used relative to others."""
         self._crc32 = table["crc32"].to_pylist()
         self.keys: list[str] = table["key"].to_pylist()
         self.recordings: list[str] = table["recording"].to_pylist()

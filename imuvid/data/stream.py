@@ -103,7 +103,7 @@ def training_stream(
     """
     if config.condition.normalise == "recording":
         _ = dataset.imu_statistics  # read once, not by every worker
-    order = SampleOrder(dataset.shard_sizes, seed, config.block_shards)
+    order = SampleOrder(dataset.shard_sizes, seed, config.block_shards, dataset.weights)
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
         webdataset.map(_Decode(dataset, config, seed)),

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from imuvid import config as configs
+from imuvid.data.order import epoch_size
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
@@ -118,7 +119,8 @@ class _Run:
         middle = retrieval_windows(self.held_out, config.train.validate_windows)
         stride = -(-len(middle) // config.train.validate_max_windows)
         self.validation_samples = middle[::stride]
-        steps_per_epoch = len(self.dataset) / config.data.batch_size
+        self.epoch_size = epoch_size(self.dataset.weights)
+        steps_per_epoch = self.epoch_size / config.data.batch_size
         self.num_steps = math.ceil(config.train.epochs * steps_per_epoch)
         self.validate_every = max(1, round(config.train.validate_every_epochs * steps_per_epoch))
         self.folder = Path(config.runs_dir) / config.name
@@ -152,7 +154,7 @@ class _Run:
         line = {
             "loss": (sums[0] / sums[1]).item(),
             "lr": lr,
-            "epoch": self.step * self.config.data.batch_size / len(self.dataset),
+            "epoch": self.step * self.config.data.batch_size / self.epoch_size,
             **{name: value.item() for name, value in figures.items()},
             **timer.figures(),
             **({"gradient_norm": norm} if norm is not None else {}),

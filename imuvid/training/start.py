@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from imuvid import config as configs
+from imuvid.data.order import epoch_size
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.data.stream import DataConfig
 from imuvid.errors import UserError
@@ -41,9 +42,9 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
         )
     train = ShardDataset(config.data.path, config.data.train_split)
     held_out = ShardDataset(config.data.path, config.data.val_split)
-    if config.data.batch_size > len(train):
+    if config.data.batch_size > epoch_size(train.weights):
         raise UserError(
-            f"data.batch_size={config.data.batch_size} exceeds the {len(train)} samples of split"
+            f"data.batch_size={config.data.batch_size} exceeds the {epoch_size(train.weights)} samples of split"
             f" '{config.data.train_split}' in {config.data.path}"
         )
     if train.info.num_frames == 0:

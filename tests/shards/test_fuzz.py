@@ -58,6 +58,8 @@ def check(alone: BuildConfig, together: BuildConfig, num_whole: int, num_damaged
         assert len(message.splitlines()) == 1, (name, message)
         assert "Traceback" not in message, (name, message)
     assert verify(together.out).problems == []
+    # What no reader foresaw.
+    assert summary.reasons.get("failed", 0) <= 0.02 * num_damaged
     # Damage that nothing notices, and damage that nothing survives, would test nothing.
     assert 0.1 * num_damaged < len(summary.skipped) < num_damaged
 

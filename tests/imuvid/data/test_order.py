@@ -77,3 +77,46 @@ def test_no_sample_and_uneven_batches_are_refused():
         SampleOrder([0, 0], seed=0)
     with pytest.raises(ValueError, match="no multiple of the 3 ranks"):
         SampleOrder([8], seed=0).rank_batch(0, 8, 0, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=ragged,
+    seed=st.integers(0, 2**32),
+    block=st.integers(0, 5),
+    weights=st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=108, max_size=108),
+)
+def test_light_samples_come_in_their_share_of_the_epochs(sizes, seed, block, weights):
+    n = sum(sizes)
+    weight = np.array([1.0, *weights[1:n]])
+    order = SampleOrder(sizes, seed, block, weight)
+    light = weight < 1
+    assert order.num_samples == (~light).sum() + int(weight[light].sum() + 1e-6)
+    num_epochs = 4
+    taken = order.take(0, num_epochs * order.num_samples)
+    for epoch in range(num_epochs):
+        samples = [sample for e, sample in taken if e == epoch]
+        assert len(set(samples)) == len(samples) == order.num_samples
+        assert set(np.flatnonzero(~light)) <= set(samples)
+        assert not set(np.flatnonzero(weight == 0)) & set(samples)
+    # Entered anywhere, the rest is the same.
+    assert (
+        SampleOrder(sizes, seed, block, weight).take(order.num_samples + 1, 3 * order.num_samples)
+        == (taken[order.num_samples + 1 : 3 * order.num_samples])
+    )
+
+
+def test_how_often_light_samples_come_follows_their_weights():
+    weight = np.concatenate([np.full(40, 0.25), np.full(40, 0.5), np.ones(20)])
+    order = SampleOrder([50, 50], seed=5, block_shards=1, weights=weight)
+    num_epochs = 400
+    counts = np.bincount([sample for _, sample in order.take(0, num_epochs * order.num_samples)], minlength=100)
+    assert order.num_samples == 10 + 20 + 20
+    np.testing.assert_allclose(counts / num_epochs, weight, atol=0.1)
+    np.testing.assert_allclose([counts[:40].mean(), counts[40:80].mean()], [100, 200], rtol=0.03)
+
+
+def test_samples_of_weight_one_are_in_the_order_that_they_had_without_weights():
+    assert SampleOrder([7, 5], 3, 1, np.ones(12)).take(0, 40) == SampleOrder([7, 5], 3, 1).take(0, 40)
+    with pytest.raises(ValueError, match="3 weights for 12 samples"):
+        SampleOrder([7, 5], 3, 1, np.ones(3))
