@@ -51,24 +51,50 @@ def check_gates(gates: GatesConfig) -> None:
             raise UserError(f"gates.{name}={getattr(gates, name)}: must be 0 or more")
 
 
+@dataclass(frozen=True)
+class Gate:
+    """One way for a window to fail."""
+
+    column: str
+    """Measurement that it looks at, of :data:`imuvid.data.format.QUALITY`."""
+    bound: str
+    """Its bound in :class:`GatesConfig`."""
+    side: str
+    """Where values fail: above the bound, below it, or beyond +- it."""
+    words: str
+    """What failing means, with the bound filled in."""
+
+
+GATES = {
+    "imu_missing": Gate("imu_share", "max_missing", "below", "IMU missing in over {:g} of the covered part"),
+    "imu_flat": Gate("flat_share", "max_flat", "above", "over {:g} of the readings stuck"),
+    "imu_saturated": Gate("saturated_share", "max_saturated", "above", "over {:g} of the readings saturated"),
+    "video_black": Gate("black_share", "max_black", "above", "over {:g} of the frames black"),
+    "video_frozen": Gate("frozen_share", "max_frozen", "above", "over {:g} of the steps between frames frozen"),
+    "sync_offset": Gate("sync_offset_s", "max_sync_offset_s", "beyond", "an offset of over {:g} s is left"),
+    "sync_unknown": Gate("sync_confidence", "min_sync_confidence", "below", "confidence in synchrony below {:g}"),
+}
+"""The gates by name, in the order in which a verdict names them."""
+
+
 def verdict(quality: Mapping[str, float | None], gates: GatesConfig) -> str:
     """Return the names of the gates that a window fails, joined by ',', in a fixed order; '' where it is good.
 
     Args:
         quality: measurements by the names of :data:`imuvid.data.format.QUALITY`; None or no entry = not measured.
     """
-    missing = 1.0 - _at(quality, "imu_share") / max(_at(quality, "covered_share", 1.0), 1e-9)
-    confidence = quality.get("sync_confidence")
-    failed = {
-        "imu_missing": missing > gates.max_missing,
-        "imu_flat": _at(quality, "flat_share") > gates.max_flat,
-        "imu_saturated": _at(quality, "saturated_share") > gates.max_saturated,
-        "video_black": _at(quality, "black_share") > gates.max_black,
-        "video_frozen": _at(quality, "frozen_share") > gates.max_frozen,
-        "sync_offset": abs(_at(quality, "sync_offset_s")) > gates.max_sync_offset_s,
-        "sync_unknown": gates.min_sync_confidence > 0 and (confidence or 0.0) < gates.min_sync_confidence,
-    }
-    return ",".join(name for name, fails in failed.items() if fails)
+    return ",".join(name for name, gate in GATES.items() if _fails(name, quality, getattr(gates, gate.bound)))
+
+
+def _fails(name: str, quality: Mapping[str, float | None], bound: float) -> bool:
+    gate = GATES[name]
+    value = quality.get(gate.column)
+    if name == "imu_missing":
+        covered = quality.get("covered_share")
+        return 1.0 - (value or 0.0) / max(1.0 if covered is None else covered, 1e-9) > bound
+    if gate.side == "below":
+        return (value or 0.0) < bound
+    return value is not None and (abs(value) if gate.side == "beyond" else value) > bound
 
 
 def weight(quality: Mapping[str, float | None], gates: GatesConfig) -> float:
@@ -86,8 +112,3 @@ def regate(rows: list[dict[str, Any]], gates: GatesConfig) -> None:
     """Set ``verdict`` and ``weight`` of rows of an index by other gates, in place."""
     for row in rows:
         row["verdict"], row["weight"] = verdict(row, gates), weight(row, gates)
-
-
-def _at(quality: Mapping[str, float | None], name: str, otherwise: float = 0.0) -> float:
-    value = quality.get(name)
-    return otherwise if value is None else float(value)

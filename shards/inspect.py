@@ -28,8 +28,9 @@ from imuvid.data.format import (
 from imuvid.data.storage import Store, replacing
 from imuvid.errors import UserError
 from shards import inspect_numbers as numbers
+from shards.gates import GATES
 from shards.inspect_figures import Figure, Picture, absent, histogram, pictures, traces
-from shards.inspect_numbers import GATES, UNITS, Choice, Distribution, Group
+from shards.inspect_numbers import UNITS, Choice, Distribution, Group
 from shards.write import check_frames
 
 TEMPLATE, SCRIPT = "inspect.html", "inspect.js"
@@ -263,7 +264,7 @@ def _read(store: Store, info: DatasetInfo, row: dict[str, Any]) -> Sample:
 
 def _row_facts(row: dict[str, Any]) -> list[tuple[str, str, bool]]:
     failing = (row["verdict"] or "").split(",")
-    suspects = [GATES[gate][0] for gate in failing if gate in GATES]
+    suspects = [GATES[gate].column for gate in failing if gate in GATES]
     facts = [("recording", row["recording"], False)]
     if row["start_s"] is not None:
         facts.append(("from", f"{row['start_s']:.2f} s", False))
@@ -297,7 +298,7 @@ def _gates(report: InspectReport) -> list[tuple[str, str, int | None]]:
     return [
         (
             name,
-            GATES[name][3].format(report.gates[name]) if name in report.gates else "",
+            GATES[name].words.format(report.gates[name]) if name in report.gates else "",
             None if failed is None else failed.get(name, 0),
         )
         for name in names

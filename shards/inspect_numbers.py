@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imuvid.data.format import QUALITY, SPLITS, DatasetInfo
+from shards.gates import GATES
 
 NUM_BINS = 20
 MAX_GROUPS = 20
@@ -28,17 +29,6 @@ UNITS = {
 }
 """Of the measurements that are no shares."""
 SHARES = tuple(name for name in QUALITY if name.endswith("_share") or name == "sync_confidence")
-
-GATES = {
-    "imu_missing": ("imu_share", "max_missing", "below", "IMU missing in over {:g} of the covered part"),
-    "imu_flat": ("flat_share", "max_flat", "above", "over {:g} of the readings stuck"),
-    "imu_saturated": ("saturated_share", "max_saturated", "above", "over {:g} of the readings saturated"),
-    "video_black": ("black_share", "max_black", "above", "over {:g} of the frames black"),
-    "video_frozen": ("frozen_share", "max_frozen", "above", "over {:g} of the steps between frames frozen"),
-    "sync_offset": ("sync_offset_s", "max_sync_offset_s", "beyond", "an offset of over {:g} s is left"),
-    "sync_unknown": ("sync_confidence", "min_sync_confidence", "below", "confidence in synchrony below {:g}"),
-}
-"""Name of a quality gate to the column that it looks at, its key in the config, the side that fails, its words."""
 
 
 @dataclass
@@ -109,7 +99,7 @@ def gate_bounds(info: DatasetInfo) -> dict[str, float]:
     settings = info.config.get("gates")
     if not isinstance(settings, dict):
         return {}
-    bounds = {gate: settings.get(key) for gate, (_, key, _, _) in GATES.items()}
+    bounds = {name: settings.get(gate.bound) for name, gate in GATES.items()}
     if not bounds["sync_unknown"]:
         bounds["sync_unknown"] = None
     return {gate: float(bound) for gate, bound in bounds.items() if isinstance(bound, int | float)}
@@ -135,10 +125,10 @@ def window_distributions(index: pa.Table, info: DatasetInfo) -> dict[str, Distri
     found = {}
     bounds = gate_bounds(info)
     for name in QUALITY:
-        gate = next((gate for gate, (of, *_) in GATES.items() if of == name and gate in bounds), None)
+        gate = next((key for key, one in GATES.items() if one.column == name and key in bounds), None)
         limits: list[float] = []
         if gate is not None:
-            bound, side = bounds[gate], GATES[gate][2]
+            bound, side = bounds[gate], GATES[gate].side
             limits = [-bound, bound] if side == "beyond" else [1 - bound if gate == "imu_missing" else bound]
         found[name] = distribution(name, column(index, name), limits, gate)
     found["covered_s"] = distribution("covered_s", 3600 * window_hours(index, info.window_s))

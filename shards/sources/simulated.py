@@ -63,4 +63,5 @@ class SimulatedSource:
             video=folder / VIDEO_NAME if self.config.render else None,
             subject=truth["subject_name"],
             segments=segments,
+            camera_position=self.config.camera if self.config.camera in self.config.positions else None,
         )
