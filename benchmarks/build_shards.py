@@ -154,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a shorter recording, fewer repeats")
     quick = parser.parse_args().quick
-    figures = measure(20.0, 1) if quick else measure(120.0, 5)
+    figures = measure(20.0, 1) if quick else measure(120.0, 3)
     bars = {}
     for name in SIZES:
         for way, bar in (("limit", LIMIT_BAR), ("paper", PAPER_BAR)):
