@@ -87,29 +87,45 @@ def build(config: BuildConfig, execute: Executor = run_jobs, part: Part | None =
     with work_folder(work, store, shared=part is not None):
         mine = jobs if part is None else jobs[part.number :: part.count]
         _read(config, source, identities, mine, len(refs), execute)
-    if part is not None and any(read_fragment(job.path, job.digest) is None for job in jobs):
-        return BuildSummary(name=config.name, out=config.out, waiting=True, seconds=time.monotonic() - started)
-    try:
-        with work_folder(work, store, shared=False):
-            dataset = _dataset(config, store, described, work)
-            if part is not None and not _jobs(config, identities, refs, dataset, work):
-                return dataclasses.replace(_summary(config, dataset), existed=True)
-            fragments, failed = _results(jobs)
-            _check_splits(dataset, fragments)
-            _check_budget(config, failed, len(refs))
-            _warn_of_unknown_subjects(config, identities, dataset, fragments)
-            assemble(config, described, dataset, list(fragments.values()), _failures(jobs, failed), work, execute)
-            shutil.rmtree(work)
-    except Busy as busy:
         if part is None:
-            raise
-        logger.info("%s", busy)
-        return BuildSummary(name=config.name, out=config.out, waiting=True, seconds=time.monotonic() - started)
+            summary = _complete(config, identities, described, dataset, jobs, len(refs), work, execute)
+    if part is not None:
+        waiting = BuildSummary(name=config.name, out=config.out, waiting=True, seconds=time.monotonic() - started)
+        if any(read_fragment(job.path, job.digest) is None for job in jobs):
+            return waiting
+        try:
+            with work_folder(work, store, shared=False):
+                dataset = _dataset(config, store, described, work)
+                if not _jobs(config, identities, refs, dataset, work):
+                    return dataclasses.replace(_summary(config, dataset), existed=True)
+                summary = _complete(config, identities, described, dataset, jobs, len(refs), work, execute)
+        except Busy as busy:
+            logger.info("%s", busy)
+            return waiting
+    return dataclasses.replace(summary, skipped=sorted(skipped + summary.skipped), seconds=time.monotonic() - started)
+
+
+def _complete(
+    config: BuildConfig,
+    identities: Identities,
+    described: dict[str, Any],
+    dataset: Dataset,
+    jobs: list[_Job],
+    num_refs: int,
+    work: Path,
+    execute: Executor,
+) -> BuildSummary:
+    """Make the results of all jobs a part of the dataset, whose work folder this process holds alone."""
+    fragments, failed = _results(jobs)
+    _check_splits(dataset, fragments)
+    _check_budget(config, failed, num_refs)
+    _warn_of_unknown_subjects(config, identities, dataset, fragments)
+    assemble(config, described, dataset, list(fragments.values()), _failures(jobs, failed), work, execute)
+    shutil.rmtree(work)
     return dataclasses.replace(
         _summary(config, dataset),
-        skipped=sorted(skipped + failed),
+        skipped=failed,
         identifiers={job.ref.name: job.identity for job in jobs if job.ref.name in fragments},
-        seconds=time.monotonic() - started,
         **_told(config, list(fragments.values())),
     )
 
