@@ -29,7 +29,7 @@ test: setup
 	$(PYTEST)
 
 test-fast: setup
-	$(PYTEST) -m 'not slow and not cluster' -x
+	$(PYTEST) -m 'not slow and not cluster' -x -n 2 --dist loadfile
 
 soak: setup
 	IMUVID_SOAK=1 $(PYTEST) -m 'slow or cluster'

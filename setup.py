@@ -43,6 +43,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "hypothesis>=6",
             "ruff>=0.6",
             "mypy>=1.10",
