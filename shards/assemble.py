@@ -29,7 +29,7 @@ from imuvid.data.format import (
     read_index,
     read_recordings,
 )
-from imuvid.data.storage import Store, replacing, sync_folder
+from imuvid.data.storage import Store, replacing, sync_path
 from shards.config import BuildConfig
 from shards.fragment import Fragment
 from shards.gates import GatesConfig, regate
@@ -104,7 +104,7 @@ def publish(dataset: Dataset, work: Path) -> None:
     info = dataclasses.replace(dataset.info, sha256=sha256)
     with replacing(final / DATASET_NAME) as file:
         file.write(json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True).encode())
-    sync_folder(final)
+    sync_path(final)
     finish_publishing(dataset.store, work)
 
 
@@ -199,7 +199,7 @@ def assemble(
         video_embedding=embedding,
     )
     if dataset.store.local is not None:
-        sync_folder(dataset.store.local)
+        sync_path(dataset.store.local)
     publish(dataset, work)
 
 

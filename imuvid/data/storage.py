@@ -30,9 +30,9 @@ def replacing(path: Path, *, check: Callable[[Path], None] | None = None) -> Ite
         temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder: a rename may otherwise outlive the content."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -167,7 +167,7 @@ class Store:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         _link_or_copy(path, self._folder / name)
-        sync_folder(self._folder)
+        sync_path(self._folder)
 
     def write(self, name: str, content: bytes) -> None:
         """Make a file of this content visible under ``name``, in place of what was there.
@@ -183,7 +183,7 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._folder / name) as file:
             file.write(content)
-        sync_folder(self._folder)
+        sync_path(self._folder)
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there.
@@ -197,7 +197,7 @@ class Store:
             self._remote.delete(name)
         elif self._folder.is_dir():
             (self._folder / name).unlink(missing_ok=True)
-            sync_folder(self._folder)
+            sync_path(self._folder)
 
     @property
     def _folder(self) -> Path:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from imuvid.data.storage import sync_path
 from imuvid.distributed import rank
 from imuvid.errors import UserError
 
@@ -86,12 +87,12 @@ def save_checkpoint(
             _write_manifest(staging)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staging, final)
-            _sync(folder)
+            sync_path(folder)
             pointer = folder / f".{LATEST_NAME}.tmp"
             pointer.write_text(name + "\n")
-            _sync(pointer)
+            sync_path(pointer)
             os.replace(pointer, folder / LATEST_NAME)
-            _sync(folder)
+            sync_path(folder)
             # Of those up to this one: what lies beyond it was damaged, or this one would not have been written again.
             for old in sorted(c for c in folder.glob("step-*") if c <= final)[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
@@ -162,22 +163,13 @@ class _agreed:
 def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync_path(path)
         files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
     manifest = folder / MANIFEST_NAME
     manifest.write_text(json.dumps({"format": 1, "files": files}, indent=1, sort_keys=True) + "\n")
-    _sync(manifest)
+    sync_path(manifest)
     for directory in {path.parent for path in folder.rglob("*")}:
-        _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold it: a rename may otherwise outlive the content in a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(directory)
 
 
 def _sha256(path: Path) -> str:
