@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -136,21 +136,36 @@ def main() -> None:
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
         app(arguments)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
     except UserError as error:
         if debug:
             raise
-        _fail(str(error), 2)
+        code = _fail(str(error), 2)
     except Exception as error:
         if debug:
             raise
         first = str(error).strip().splitlines()
-        _fail(f"{type(error).__name__}: {first[0] if first else ''} (--debug shows where)", 1)
+        code = _fail(f"{type(error).__name__}: {first[0] if first else ''} (--debug shows where)", 1)
+    if "RANK" in os.environ:
+        _leave(code)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> int:
     rank = os.environ.get("RANK")
     print(f"imuvid: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    # DeepSpeed keeps the process groups alive: gloo's threads may ask for the interpreter while it is taken down, which
+    # now and then aborts the process (exit by signal 6) of a run that has long ended.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -45,3 +45,4 @@ def _rank(rank: int, function: Callable[..., Any], world: int, port: int, folder
         (Path(folder) / str(rank)).write_bytes(pickle.dumps(function(rank, *args)))
     finally:
         dist.destroy_process_group()
+    os._exit(0)  # as a rank of the command line leaves: gloo's threads may abort a process that is taken down

@@ -149,6 +149,7 @@ def test_json_holds_the_result_also_of_a_check_that_fails(run, tiny_dataset, tmp
 
 def test_a_rank_says_which_it_is(run, monkeypatch):
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setattr("imuvid.training.preemption.install", lambda: None)
     _, _, errors = run("pretrain", "nowhere.yaml")

@@ -254,6 +254,8 @@ for number, (name, words) in enumerate(variants.items()):
             checkpoints = Path(result.folder) / "checkpoints"
             (checkpoints / "step-00000006").rename(Path(result.folder) / "first")
 end()
+sys.stdout.flush()
+os._exit(0)  # as a rank of the command line leaves
 """
 
 
