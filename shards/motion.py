@@ -35,7 +35,7 @@ MAX_PAIR_S = 0.25
 _SIDE = 48
 """Shorter side of the small pictures, pixels, at least; the longer is cut to at most 1.5 times of it."""
 _READINGS = 6
-"""Of the pixels of a picture that make one of the small one, at most this many a side are read: with fewer, fine texture flickers."""
+"""Of the pixels that make one of the small picture, at most this many a side are read; with fewer, texture flickers."""
 _BATCH = 32
 _TILE = 8
 _MIN_TILES = 9

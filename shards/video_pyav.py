@@ -72,7 +72,7 @@ class Scaler:
 def _luma(frame: av.VideoFrame) -> np.ndarray:
     """Return the brightness as it is stored, uint8 [height, width], without a copy."""
     plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 def _scaled(
