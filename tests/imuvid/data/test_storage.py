@@ -203,6 +203,7 @@ def test_server_that_never_answers_costs_bounded_time(server, bucket, quick, mon
     line.close()
 
 
+@pytest.mark.slow
 def test_server_that_ends_while_it_is_used(quick):
     with s3_server() as own:
         store = Store(own.make_bucket("own"))

@@ -119,6 +119,7 @@ def test_box_that_reaches_behind_the_camera_is_drawn_in_front_of_it() -> None:
     assert not (with_table[: SIZE // 2, :, 0] == 0).all(axis=1).any()
 
 
+@pytest.mark.slow
 def test_video_moves_as_the_head_imu_turns() -> None:
     config = SimulatedConfig(num_subjects=1, duration_s=25.0, video_size=96, fps=20, positions=["head"], seed=6)
     recording = simulate(config, 0)
@@ -139,6 +140,7 @@ def test_video_moves_as_the_head_imu_turns() -> None:
         assert np.median(seen[moving, axis] / expected[moving, axis]) == pytest.approx(1.0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_rooms_differ_and_have_detail() -> None:
     config = SimulatedConfig(num_subjects=3, duration_s=1.0, video_size=64, fps=2)
     first = [next(iter(frames(config, simulate(config, i), i))).astype(float) for i in range(3)]
