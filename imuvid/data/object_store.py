@@ -218,7 +218,7 @@ class ObjectStore:
             if attempt:
                 time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
             try:
-                return _within(limit_s, operation)
+                return within(limit_s, operation)
             except _FINAL as error:
                 line = f"{url}: cannot be {done}: {_reason(error)}"
                 if isinstance(error, FileNotFoundError) and done not in ("written", "deleted"):
@@ -251,8 +251,8 @@ def _driver(protocol: str) -> Any:
     return driver
 
 
-def _within(limit_s: float, operation: Callable[[], T]) -> T:
-    """Run the operation; TimeoutError where it takes longer, whatever it waits for."""
+def within(limit_s: float, operation: Callable[[], T]) -> T:
+    """Return what the operation returns; TimeoutError where it takes longer, whatever it waits for."""
     outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     def run() -> None:
