@@ -108,7 +108,7 @@ def _shifted(example: Example, share: float) -> Example:
     inside = (source >= 0) & (source < steps)
     imu, valid = np.zeros_like(example.imu), np.zeros_like(example.valid)
     imu[inside], valid[inside] = example.imu[source[inside]], example.valid[source[inside]]
-    # Frame f of F stands for the f-th part of the window: of those that are there now, it is the one nearest its middle.
+    # Frame f of F stands for the f-th part of the window: of those that are there now, the one nearest its middle.
     places = example.frame_places - offset / steps
     part = np.floor(places * num_frames).astype(np.int64)
     frames, frame_valid = np.zeros_like(example.frames), np.zeros_like(example.frame_valid)
@@ -141,15 +141,16 @@ def _drop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take away sensors, axes and a stretch of time."""
     steps, num_sensors = imu.shape[:2]
-    sensors, axes, stretch = rng.random(num_sensors), rng.random((num_sensors, 6)), rng.random(2)
+    sensors, axes = rng.random(num_sensors), rng.random((num_sensors, 6))
+    longest, place = rng.random(2)
     present = np.flatnonzero(valid.any((0, 2)))
     dropped = present[sensors[present] < config.drop_sensor_share]
     if len(dropped) and len(dropped) == len(present):
         dropped = dropped[dropped != present[sensors[present].argmax()]]
     if len(dropped):
         valid[:, dropped] = False
-    length = round(stretch[0] * config.mask_range * steps)
-    start = int(stretch[1] * (steps - length + 1))
+    length = round(longest * config.mask_range * steps)
+    start = int(place * (steps - length + 1))
     valid[start : start + length] = False
     imu *= np.repeat(valid, 3, axis=-1) & (axes >= config.drop_channel_share)
     return imu, valid

@@ -107,7 +107,8 @@ class Damage:
     def figures(self) -> dict[str, float]:
         """Return the counts: ``corrupt_samples``, and ``corrupt_REASON`` of the reasons that occur."""
         counts = Counter(self.known.values())
-        return {"corrupt_samples": len(self.known)} | {f"corrupt_{name}": counts[name] for name in sorted(counts)}
+        by_reason = {f"corrupt_{name}": float(counts[name]) for name in sorted(counts)}
+        return {"corrupt_samples": float(len(self.known)), **by_reason}
 
     def news(self) -> str | None:
         """Return one line on what was added since the last call, None where nothing was."""

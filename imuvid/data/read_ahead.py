@@ -110,6 +110,9 @@ class _Shards:
         self._left_out: set[int] = set()  # not to be fetched: being fetched by a thread here, or not as it should be
         self._warnings = 0
         self._bytes = 0
+        # Half of the cache, so that the other half can hold what other processes are not done with; or everything.
+        total = sum(dataset.least_size(shard) for shard in range(len(dataset.shard_sizes)))
+        self._room = max(cache.max_bytes // 2, total if total <= cache.max_bytes else 0)
         self._changed = threading.Condition()
         self._stopped = False
         for _ in range(_NUM_FETCHERS):
@@ -174,11 +177,10 @@ class _Shards:
             self._changed.notify_all()
 
     def _has_room(self, shard: int) -> bool:
-        # Half of the cache, so that the other half can hold what other processes are not done with.
         if shard in self._wanted:
             return True
         size = self._bytes + self._dataset.least_size(shard)
-        return len(self._wanted) < _FAR_SHARDS and size <= self._cache.max_bytes // 2
+        return len(self._wanted) < _FAR_SHARDS and size <= self._room
 
     def _digest(self, shard: int) -> str:
         return self._dataset.info.sha256.get(self._dataset.shard_name(shard), "")
