@@ -141,7 +141,7 @@ def _drop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take away sensors, axes and a stretch of time."""
     steps, num_sensors = imu.shape[:2]
-    sensors, axes = rng.random(num_sensors), rng.random((num_sensors, 6))
+    sensors, axes = rng.random((num_sensors,)), rng.random((num_sensors, 6))
     longest, place = rng.random(2)
     present = np.flatnonzero(valid.any((0, 2)))
     dropped = present[sensors[present] < config.drop_sensor_share]

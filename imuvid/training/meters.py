@@ -45,7 +45,7 @@ class StepTimer:
         return self._samples / self._elapsed()
 
     def waits(self) -> list[float]:
-        """Return, since the last reset, the share of the time spent waiting, and the longest wait of a step, seconds."""
+        """Return, since the last reset, the share of the time spent waiting and a step's longest wait, seconds."""
         return [self._waited / self._elapsed(), self._longest]
 
     def _elapsed(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -151,10 +152,8 @@ def _use(folder, seed, queue):
                 files[number] = file
         taken = 0
         for path in cache.folder.glob("*.shard"):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 taken += path.stat().st_size
-            except FileNotFoundError:
-                pass
         if taken > 6 * SIZE:  # one may have come and another gone while we looked
             problems.append(f"{taken} bytes")
     queue.put(problems)

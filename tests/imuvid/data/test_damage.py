@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from imuvid.data.augment import AugmentConfig
 from imuvid.data.batch import Batch
 from imuvid.data.damage import REASONS, Damage, stand_ins
 from imuvid.data.shard_dataset import ShardDataset
@@ -86,7 +85,9 @@ def test_every_sample_of_a_shard_that_is_too_short_is_corrupt(copied):
 
 def test_more_than_the_budget_in_a_row_ends_the_stream_with_shard_and_key(copied):
     os.truncate(copied / "00001.tar", 5000)
-    with pytest.raises(ValueError, match=r"11 corrupt samples, more than data\.max_corrupt=10: .*00001\.tar: sample r0"):
+    with pytest.raises(
+        ValueError, match=r"11 corrupt samples, more than data\.max_corrupt=10: .*00001\.tar: sample r0"
+    ):
         batches(copied)
 
 
@@ -126,7 +127,9 @@ def test_a_sample_counts_once_and_the_budget_ends_with_its_name():
     damage.add([(4, 1), (4, 1)])
     damage.add([(4, 1)])
     assert damage.figures() == {"corrupt_samples": 1, "corrupt_checksum": 1}
-    assert "skipped 1 corrupt sample, 1 of at most 2 (data.max_corrupt) by now; the last: shard of 4" in str(damage.news())
+    assert "skipped 1 corrupt sample, 1 of at most 2 (data.max_corrupt) by now; the last: shard of 4" in str(
+        damage.news()
+    )
     assert damage.news() is None
     later = Damage(Sizes(), 2, damage.known)  # another start of the run
     later.add([(7, 0)])

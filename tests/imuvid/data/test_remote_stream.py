@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from imuvid.imu.condition import ConditionConfig
 from imuvid.training.config import PretrainConfig
 from imuvid.training.start import check_start
 from tests.imuvid.data.test_damage import flip
-from tests.imuvid.data.test_stream import ALL, STEPS, batches, same
+from tests.imuvid.data.test_stream import ALL, batches, same
 from tests.object_store import Proxy, s3_server
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -133,8 +134,6 @@ def test_a_copy_that_rots_in_the_cache_is_fetched_again(tiny_dataset, url, tmp_p
 
 
 def test_a_corrupt_sample_is_replaced_as_it_is_from_a_folder(server, bucket, tiny_dataset, tmp_path):
-    import shutil
-
     folder = shutil.copytree(tiny_dataset, tmp_path / "damaged")
     flip(folder, 14)
     with (folder / "00002.tar").open("r+b") as file:
@@ -177,7 +176,9 @@ def test_a_store_that_stops_answering_ends_the_stream_in_one_line(url, server, m
     # Where the time limit of a batch is the shorter one, it says what was waited for.
     config.timeout_s = 0.5
     stream = training_stream(dataset, config, 5, 1, 2, 0, False)
-    with pytest.raises(RuntimeError, match=r"rank 1: no batch within 0\.5 s .*worker 0 has been reading s3://\S+: sample"):
+    with pytest.raises(
+        RuntimeError, match=r"rank 1: no batch within 0\.5 s .*worker 0 has been reading s3://\S+: sample"
+    ):
         next(stream)
     line.close()
 

@@ -43,6 +43,29 @@ def joined(parts: list[Batch]) -> Batch:
     return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
+def test_frames_are_drawn_by_chunk_in_training_and_fixed_in_evaluation(tiny_dataset, whole):
+    stored, dataset = ShardDataset(tiny_dataset, "train"), ShardDataset(tiny_dataset, "train", num_frames=2)
+    assert (stored.num_frames, dataset.num_frames) == (4, 2)
+    config = DataConfig(path=str(tiny_dataset), batch_size=8, num_workers=0, augment=NO_AUGMENTATION, num_frames=2)
+    parts = list(islice(training_stream(dataset, config, 5, 0, 1, 0, False), STEPS))
+    drawn: dict[int, list[tuple[int, ...]]] = {}
+    for batch in parts:
+        assert batch.frames.shape == (8, 2, 16, 16, 3)
+        for sample, frames in zip(batch.sample.tolist(), batch.frames.numpy(), strict=True):
+            pictures = stored.example(sample).frames
+            places = tuple(next(i for i in range(4) if np.array_equal(frame, pictures[i])) for frame in frames)
+            assert places[0] in (0, 1)
+            assert places[1] in (2, 3)
+            drawn.setdefault(sample, []).append(places)
+    assert {places for several in drawn.values() for places in several} == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert sum(a != b for a, b in (several for several in drawn.values() if len(several) == 2)) > 10  # of 28, by epoch
+    assert all(map(same, islice(training_stream(dataset, config, 5, 0, 1, 4, False), 2), parts[4:6]))
+    [held_out] = evaluation_batches(dataset, [3, 7], 2, ConditionConfig())
+    assert np.array_equal(held_out.frames[1], stored.example(7).frames[[1, 3]])
+    with pytest.raises(UserError, match="5 frames of a window are asked for, 4 are stored"):
+        ShardDataset(tiny_dataset, "train", num_frames=5)
+
+
 def change_recordings(folder, change) -> None:
     rows = read_recordings(folder).to_pylist()
     for row in rows:
@@ -104,7 +127,7 @@ def test_evaluation_is_unaugmented_in_order_and_may_end_short(tiny_dataset):
     assert torch.equal(parts[1].imu[0], torch.from_numpy(dataset.example(7).imu))
 
 
-NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, crop_area=1.0, brightness=0.0)
 TYPICAL = [9.80665] * 3 + [3.0] * 3  # m/s^2 and rad/s: what towers divide by
 
 
@@ -253,5 +276,7 @@ def test_a_worker_that_is_killed_is_named_with_what_it_read(tiny_dataset):
     next(stream)
     [worker] = set(children()) - before
     os.kill(worker, signals.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"rank 2: DataLoader worker .* worker 0 has been reading \S*\.tar: sample r"):
+    with pytest.raises(
+        RuntimeError, match=r"rank 2: DataLoader worker .* worker 0 has been reading \S*\.tar: sample r"
+    ):
         list(stream)
