@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ class Example:
     """Number that stands for the recording."""
     sample: int
     """Number of the sample in its dataset."""
+    frame_places: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """float64 [F]: where in the window each frame lies, 0 its start, 1 its end; empty where nobody asks."""
+    skipped: tuple[int, int] = (-1, -1)
+    """Number of the corrupt sample that this one stands in for, and of the reason (damage.REASONS); -1 for none."""
 
 
 @dataclass
@@ -44,6 +48,8 @@ class Batch:
     """int64 [B]."""
     sample: Tensor
     """int64 [B]."""
+    skipped: Tensor
+    """int64 [B, 2]."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device; asynchronous from pinned memory."""

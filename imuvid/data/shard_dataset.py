@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow.compute as pc
 import simplejpeg
 
+from imuvid.data.augment import choose_frames
 from imuvid.data.batch import Example, recording_number
+from imuvid.data.damage import CorruptSample
 from imuvid.data.format import (
     RECORDINGS_NAME,
     Sample,
@@ -33,15 +36,24 @@ class ShardDataset:
     Args:
         folder: folder or URL of the dataset.
         split: train, val or test; None for all.
+        num_frames: frames of each window that are used, one of each of as many chunks of it; 0 = all that are stored.
 
     Raises:
-        UserError: the folder is no complete dataset, or the split is empty.
+        UserError: the folder is no complete dataset, the split is empty, or fewer frames are stored.
     """
 
-    def __init__(self, folder: str | Path, split: str | None):
+    _MOST_FILES = 256  # of the 1024 that a process may usually have open
+
+    def __init__(self, folder: str | Path, split: str | None, num_frames: int = 0):
         self.store = Store(folder)
         self.info = read_dataset_info(folder)
+        stored = self.info.num_frames if self.info.video_embedding is None else 0
+        if num_frames > stored:
+            raise UserError(f"{folder}: {num_frames} frames of a window are asked for, {stored} are stored")
+        self._num_frames = num_frames
         table = read_index(folder, self.info)
+        ends = table.select(["shard"]).append_column("end", pc.add(table["offset"], table["size"]))
+        least = dict(zip(*ends.group_by("shard").aggregate([("end", "max")]).to_pydict().values(), strict=True))
         good = pc.equal(pc.fill_null(table["verdict"], ""), "").to_numpy(zero_copy_only=False)
         member = np.ones(table.num_rows, dtype=bool)
         if split is not None:
@@ -61,6 +73,7 @@ class ShardDataset:
             # The name comes from a file that someone may have sent us: it must stay inside the folder.
             if Path(name).name != name or name in ("", ".."):
                 raise UserError(f"{folder}: the index names the shard '{name}', which is no plain file name")
+        self._least_sizes = [least[name] for name in self._shards]
         number = {name: i for i, name in enumerate(self._shards)}
         self._shard = np.array([number[name] for name in shards], dtype=np.int32)
         if (np.diff(self._shard) < 0).any():
@@ -75,7 +88,8 @@ class ShardDataset:
         self.subjects: list[str | None] = table["subject"].to_pylist()
         self.starts_s: list[float] = table["start_s"].to_pylist()
         self.labels: list[str | None] = table["label"].to_pylist()
-        self._files: dict[int, int] = {}
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._measured: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -119,68 +133,149 @@ class ShardDataset:
             statistics[name] = (mean, deviation)
         return statistics
 
-    def read(self, sample: int) -> Sample:
-        """Read one sample; its frames stay JPEG.
+    @property
+    def num_frames(self) -> int:
+        """Frames of an example."""
+        return self._num_frames or self.info.num_frames
+
+    def shard_of(self, sample: int) -> int:
+        """Return the number of a sample's shard."""
+        return int(self._shard[sample])
+
+    def shard_name(self, shard: int) -> str:
+        """Return the file name of a shard."""
+        return self._shards[shard]
+
+    def least_size(self, shard: int) -> int:
+        """Return how large a shard has to be to hold what the index says, bytes."""
+        return self._least_sizes[shard]
+
+    def where(self, sample: int) -> str:
+        """Return shard and key of a sample, for messages."""
+        return f"{self.store.where(self._shards[self._shard[sample]])}: sample {self.keys[sample]}"
+
+    def span(self, sample: int) -> tuple[int, int]:
+        """Return where in its shard a sample lies: offset and size, bytes."""
+        return int(self._offset[sample]), int(self._size[sample])
+
+    def intact(self, sample: int, raw: bytes) -> bool:
+        """Return whether these are the bytes of a sample; of an index without checksums only their number is known."""
+        crc32 = self._crc32[sample]
+        return len(raw) == self._size[sample] and (crc32 is None or zlib.crc32(raw) == crc32)
+
+    def raw(self, sample: int) -> bytes:
+        """Read the bytes of one sample.
 
         Raises:
-            ValueError: it is damaged or the shard is shorter than the index says. Names shard and key.
+            CorruptSample: the shard is shorter than the index says.
+            ValueError: it cannot be read. Names shard and key.
         """
-        shard = int(self._shard[sample])
-        name, size = self._shards[shard], int(self._size[sample])
-        where = self.store.where(name)
+        shard = self.shard_of(sample)
+        name, (offset, size) = self._shards[shard], self.span(sample)
         try:
-            raw = self._raw(shard, name, int(self._offset[sample]), size)
+            if self.store.local is None:
+                if shard not in self._measured:
+                    self._check_size(shard, sample, self.store.size(name))
+                raw = self.store.read_range(name, offset, size)
+            else:
+                raw = os.pread(self._open(shard, sample), size, offset)
         except OSError as error:
-            raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from error
+            raise ValueError(f"{self.where(sample)}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:
-            raise ValueError(f"{where}: ends inside sample {self.keys[sample]}: the shard is truncated")
-        # Indexes without checksums are read as well.
-        if self._crc32[sample] is not None and zlib.crc32(raw) != self._crc32[sample]:
-            raise ValueError(f"{where}: sample {self.keys[sample]}: checksum differs: the shard is damaged")
+            raise CorruptSample(f"{self.where(sample)}: the shard ends inside it: truncated", "truncated")
+        return raw
+
+    def _open(self, shard: int, sample: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+        else:
+            assert self.store.local is not None
+            file = os.open(self.store.local / self._shards[shard], os.O_RDONLY)
+            try:
+                self._check_size(shard, sample, os.fstat(file).st_size)
+            except CorruptSample:
+                os.close(file)
+                raise
+            self._files[shard] = file
+            while len(self._files) > self._MOST_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        return self._files[shard]
+
+    def _check_size(self, shard: int, sample: int, size: int) -> None:
+        if size < self._least_sizes[shard]:
+            raise CorruptSample(
+                f"{self.where(sample)}: the shard has {size} of the {self._least_sizes[shard]} bytes that its index"
+                " speaks of: truncated",
+                "truncated",
+            )
+        self._measured.add(shard)
+
+    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+        """Read one sample; its frames stay JPEG.
+
+        Args:
+            sample: its number.
+            raw: its bytes, where they were read before.
+
+        Raises:
+            CorruptSample: it is damaged or the shard is shorter than the index says.
+            ValueError: it cannot be read. Names shard and key.
+        """
+        raw = self.raw(sample) if raw is None else raw
+        if not self.intact(sample, raw):
+            raise CorruptSample(f"{self.where(sample)}: checksum differs: the shard is damaged", "checksum")
         try:
             decoded = decode_members(parse_tar(raw))
         except ValueError as error:
-            raise ValueError(f"{where}: sample {self.keys[sample]}: {error}") from error
+            raise CorruptSample(f"{self.where(sample)}: {error}", "members") from error
         if decoded.key != self.keys[sample]:
-            raise ValueError(f"{where}: holds {decoded.key} where the index says {self.keys[sample]}")
+            where = self.store.where(self._shards[self._shard[sample]])
+            raise CorruptSample(
+                f"{where}: holds {decoded.key} where the index says {self.keys[sample]}", "other_sample"
+            )
         return decoded
 
-    def _raw(self, shard: int, name: str, offset: int, size: int) -> bytes:
-        if self.store.local is None:
-            return self.store.read_range(name, offset, size)
-        if shard not in self._files:
-            self._files[shard] = os.open(self.store.local / name, os.O_RDONLY)
-        return os.pread(self._files[shard], size, offset)
-
-    def example(self, sample: int) -> Example:
+    def example(self, sample: int, raw: bytes | None = None, rng: np.random.Generator | None = None) -> Example:
         """Read one sample and decode its frames.
 
+        Args:
+            sample: its number.
+            raw: its bytes, where they were read before.
+            rng: draws the frame of each chunk; without it the frame in the middle is taken.
+
         Raises:
-            ValueError: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
+            CorruptSample: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
+            ValueError: it cannot be read. Names shard and key.
         """
-        stored = self.read(sample)
+        stored = self.read(sample, raw)
         dim = None if stored.embedding is None else len(stored.embedding)
         if dim != self.info.embedding_dim:
-            raise ValueError(
-                f"{self.store}: sample {stored.key}: its video embedding has {dim} numbers, expected"
-                f" {self.info.embedding_dim}"
+            raise CorruptSample(
+                f"{self.where(sample)}: its video embedding has {dim} numbers, expected {self.info.embedding_dim}",
+                "members",
             )
+        frame_valid = np.asarray(stored.meta.frame_valid, dtype=bool)
+        places = np.asarray(stored.meta.frame_times_s, dtype=np.float64) / stored.meta.duration_s
+        if len(frame_valid) < self._num_frames:
+            raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
+        chosen = choose_frames(frame_valid, self._num_frames, rng) if self._num_frames else np.arange(len(frame_valid))
         try:
-            pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in stored.frames]
+            pictures = [simplejpeg.decode_jpeg(stored.frames[i], colorspace="RGB") for i in chosen if stored.frames]
             frames = np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
         except ValueError as error:
-            raise ValueError(f"{self.store}: sample {stored.key}: damaged JPEG: {error}") from error
+            raise CorruptSample(f"{self.where(sample)}: damaged JPEG: {error}", "picture") from error
         return Example(
             imu=stored.imu,
             valid=stored.valid,
             frames=frames if stored.embedding is None else stored.embedding,
-            frame_valid=np.asarray(stored.meta.frame_valid, dtype=bool),
+            frame_valid=frame_valid[chosen],
             recording=recording_number(stored.meta.recording),
             sample=sample,
+            frame_places=places[chosen],
         )
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": OrderedDict()}
 
 
 def retrieval_windows(dataset: ShardDataset, choice: str) -> list[int]:

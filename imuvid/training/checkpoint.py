@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch.distributed as dist
@@ -43,6 +43,8 @@ class StreamState:
     """Global."""
     fingerprint: str
     """Of the dataset (DatasetInfo.fingerprint)."""
+    corrupt: dict[str, str] = field(default_factory=dict)
+    """Corrupt samples that were replaced by now, with the reasons; no more than data.max_corrupt."""
     format: int = 1
 
 

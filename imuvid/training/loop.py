@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from imuvid import config as configs
+from imuvid.data.damage import Damage
 from imuvid.data.order import epoch_size
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
@@ -58,7 +59,7 @@ def pretrain(config: PretrainConfig) -> RunResult:
     Raises:
         UserError: the config, the dataset or the run folder does not allow it.
         RuntimeError: a rank was lost or did not answer in time, or the loss is not finite.
-        ValueError: a shard is damaged.
+        ValueError: a shard cannot be read, or more samples are corrupt than data.max_corrupt.
     """
     run = _Run(config)
     try:
@@ -79,7 +80,7 @@ def _train(run: _Run) -> RunResult:
         timer.got(config.data.batch_size)
         torch.manual_seed(_step_seed(config.seed, run.step, run.rank))  # dropout: a function of the step, so it resumes
         loss, figures = run.engine.forward(batch.to(run.device))
-        signal_number, finite = run.agree(preemption.received(), loss)
+        signal_number, finite = run.agree(preemption.received(), loss, batch.skipped)
         if not finite:
             raise RuntimeError(f"the loss is not finite at step {run.step}: lower optimizer.lr, or look at the data")
         lr = learning_rate(run.step, run.num_steps, config.optimizer)
@@ -139,15 +140,27 @@ class _Run:
             self.meters.say(self._describe())
         self._began = time.monotonic()
 
-    def agree(self, signal_number: int, loss: torch.Tensor) -> tuple[int, bool]:
-        """Return (the signal that any rank got, is every rank's loss finite)."""
-        flags = torch.tensor([float(signal_number), float(not torch.isfinite(loss.detach()))])
+    def agree(self, signal_number: int, loss: torch.Tensor, skipped: torch.Tensor) -> tuple[int, bool]:
+        """Return (the signal that any rank got, is every rank's loss finite), and count the samples that were skipped.
+
+        Raises:
+            ValueError: on every rank alike: with those, more samples are corrupt than data.max_corrupt.
+        """
+        mine = [(sample, reason) for sample, reason in skipped.tolist() if sample >= 0]
+        flags = torch.tensor([float(signal_number), float(not torch.isfinite(loss.detach())), float(len(mine))])
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
+        if flags[2]:
+            everyone: list[list[tuple[int, int]]] = [[]] * self.world
+            dist.all_gather_object(everyone, mine, group=self.control)
+            self.damage.add([each for part in everyone for each in part])
         return int(flags[0]), not flags[1]
 
     def log_training(self, sums: torch.Tensor, lr: float, figures: dict, timer: StepTimer) -> None:
         """Average the loss since the last line over steps and ranks, and write it with the other figures."""
         dist.all_reduce(sums, group=self.control)
+        # The step of all waits for the rank that waits longest.
+        waits = torch.tensor(timer.waits())
+        dist.all_reduce(waits, op=dist.ReduceOp.MAX, group=self.control)
         norm = self.engine.gradient_norm()
         if self.meters is None:
             return
@@ -156,7 +169,10 @@ class _Run:
             "lr": lr,
             "epoch": self.step * self.config.data.batch_size / self.epoch_size,
             **{name: value.item() for name, value in figures.items()},
-            **timer.figures(),
+            "samples_per_s": timer.samples_per_s(),
+            "data_wait_share": waits[0].item(),
+            "data_wait_longest_s": waits[1].item(),
+            **self.damage.figures(),
             **({"gradient_norm": norm} if norm is not None else {}),
         }
         self.meters.write(self.step, "train", line)
@@ -165,6 +181,8 @@ class _Run:
             f"step {self.step}/{self.num_steps} ({done:.0%})  loss {line['loss']:.3f}  lr {lr:.1e}"
             f"  {line['samples_per_s']:.0f} samples/s  data wait {line['data_wait_share']:.0%}"
         )
+        if news := self.damage.news():
+            self.meters.say(f"step {self.step}  {news}")
 
     def validate(self) -> dict[str, float]:
         """Retrieval on the held-out windows."""
@@ -189,6 +207,7 @@ class _Run:
             seed=self.config.seed,
             batch_size=self.config.data.batch_size,
             fingerprint=self.dataset.info.fingerprint,
+            corrupt=self.damage.known,
         )
         has_pictures = self.dataset.info.video_embedding is None
         self.checkpoint = save_checkpoint(
@@ -245,7 +264,7 @@ class _Run:
             return
         info = self.dataset.info
         encoder = VideoEncoderConfig(
-            self.config.model.video_tower, info.num_frames, info.frame_size, provenance=self._provenance()
+            self.config.model.video_tower, self.dataset.num_frames, info.frame_size, provenance=self._provenance()
         )
         save_video_encoder(folder, encoder, state)
 
@@ -277,9 +296,11 @@ class _Run:
         return checkpoint
 
     def _resume(self) -> int:
+        self.damage = Damage(self.dataset, self.config.data.max_corrupt)
         if self.checkpoint is None:
             return 0
         state = read_stream_state(self.checkpoint)
+        self.damage = Damage(self.dataset, self.config.data.max_corrupt, state.corrupt)
         self.engine.load(self.checkpoint / "engine")
         return state.step
 

@@ -13,7 +13,7 @@ import torch
 from imuvid import config as configs
 from imuvid.data.order import epoch_size
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
-from imuvid.data.stream import DataConfig
+from imuvid.data.stream import DataConfig, open_cache
 from imuvid.errors import UserError
 from imuvid.imu.condition import check_condition
 from imuvid.models.towers import VideoTowerConfig
@@ -24,6 +24,7 @@ from imuvid.training.engine import resolve_dtype
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "engine.timeout_s"}
+FREE_TO_CHANGE |= {"data.read_ahead", "data.cache_dir", "data.cache_gb", "data.max_corrupt"}
 FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
 
 
@@ -40,8 +41,8 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
         raise UserError(
             f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
         )
-    train = ShardDataset(config.data.path, config.data.train_split)
-    held_out = ShardDataset(config.data.path, config.data.val_split)
+    train = ShardDataset(config.data.path, config.data.train_split, config.data.num_frames)
+    held_out = ShardDataset(config.data.path, config.data.val_split, config.data.num_frames)
     if config.data.batch_size > epoch_size(train.weights):
         raise UserError(
             f"data.batch_size={config.data.batch_size} exceeds the {epoch_size(train.weights)} samples of split"
@@ -58,6 +59,8 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
         )
     retrieval_windows(held_out, config.train.validate_windows)
     _check_statistics(config.data, train, held_out)
+    _check_augmentation(config.data, train)
+    _check_cache(config.data, train)
     with torch.device("meta"):  # takes neither memory nor time
         TwoTower(_without_weights(config.model), dtype)
     return train, held_out
@@ -100,6 +103,12 @@ def _check_settings(config: PretrainConfig) -> None:
         ("data.block_shards", lambda number: number >= 0, "must be 0 or more"),
         ("data.num_workers", lambda number: number >= 0, "must be 0 or more"),
         ("data.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
+        ("data.max_corrupt", lambda number: number >= 0, "must be 0 or more"),
+        ("data.num_frames", lambda number: number >= 0, "must be 0 or more"),
+        ("data.read_ahead", lambda number: number >= 0, "must be 0 or more"),
+        ("data.cache_gb", lambda size: size > 0, "must be above 0"),
+        ("data.augment.shift_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
+        ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
@@ -120,13 +129,41 @@ def _check_statistics(data: DataConfig, train: ShardDataset, held_out: ShardData
     """Where recordings are normalised: are their statistics there, and are they those of what is trained on?"""
     if data.condition.normalise != "recording":
         return
-    if data.augment.rotate_share > 0:
-        raise UserError(
-            f"data.augment.rotate_share={data.augment.rotate_share:g} and data.condition.normalise=recording exclude"
-            " each other: the statistics of a recording are those along its own axes; set data.augment.rotate_share=0"
-        )
+    for name in ("rotate_share", "flip_share"):
+        if (share := getattr(data.augment, name)) > 0:
+            raise UserError(
+                f"data.augment.{name}={share:g} and data.condition.normalise=recording exclude each other: the"
+                f" statistics of a recording are those along its own axes; set data.augment.{name}=0"
+            )
     for dataset in (train, held_out):
         _ = dataset.imu_statistics  # raises, where they are missing
+
+
+def _check_augmentation(data: DataConfig, train: ShardDataset) -> None:
+    """Refuse what would part an embedding of the video from its IMU."""
+    if train.info.embedding_dim is None:
+        return
+    for name in ("shift_range", "flip_share"):
+        if (value := getattr(data.augment, name)) > 0:
+            raise UserError(
+                f"data.augment.{name}={value:g}: {data.path} holds embeddings of the frames, which cannot follow the"
+                f" IMU; set data.augment.{name}=0"
+            )
+
+
+def _check_cache(data: DataConfig, train: ShardDataset) -> None:
+    """Refuse a cache that would not hold a block of shards and the next one: each shard would come several times."""
+    cache = open_cache(data, train)
+    if cache is None:
+        return
+    sizes = sorted((train.least_size(shard) for shard in range(len(train.shard_sizes))), reverse=True)
+    needed = min(sum(sizes), 2 * sum(sizes[: data.block_shards or len(sizes)]))
+    if needed > cache.max_bytes:
+        blocks = f"two blocks of {data.block_shards} shards" if data.block_shards else "a split that is one block"
+        raise UserError(
+            f"data.cache_gb={data.cache_gb:g} is less than the {needed / 1e9:.3g} GB of {blocks}: raise it, or lower"
+            " data.block_shards (0 is all shards)"
+        )
 
 
 def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> None:
