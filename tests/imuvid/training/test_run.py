@@ -219,7 +219,7 @@ def test_a_damaged_shard_is_named_and_ends_the_run(tiny_dataset, tmp_path):
     raw = bytearray((copied / "00001.tar").read_bytes())
     raw[5] ^= 1
     (copied / "00001.tar").write_bytes(raw)
-    code, _, errors = Run(tmp_path, copied, nproc=1).end()
+    code, _, errors = Run(tmp_path, copied, "data.max_corrupt=0", nproc=1).end()
     assert code == 1
     assert "00001.tar: sample r006-000013: checksum differs" in errors
     assert "Traceback" not in errors
