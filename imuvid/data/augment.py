@@ -33,8 +33,25 @@ class AugmentConfig:
     """Contrast factor and brightness offset (of 255), uniform in +- this. One a clip."""
 
 
+OFF = AugmentConfig(
+    rotate_share=0.0,
+    scale_range=0.0,
+    noise_acc_m_s2=0.0,
+    noise_gyro_rad_s=0.0,
+    drop_gyro_share=0.0,
+    crop_area=1.0,
+    brightness=0.0,
+)
+"""Nothing is done."""
+
+
 def augment(example: Example, config: AugmentConfig, seed: int, epoch: int) -> Example:
-    """Return an augmented copy; the draw depends on (seed, epoch, example.sample) alone."""
+    """Return an augmented copy; the draw depends on (seed, epoch, example.sample) alone.
+
+    Where everything is off, that is the example itself.
+    """
+    if config == OFF:
+        return example
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, example.sample]))
     imu, valid = _augment_imu(example.imu, example.valid, config, rng)
     frames = _augment_frames(example.frames, example.frame_valid, config, rng)

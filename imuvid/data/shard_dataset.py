@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import simplejpeg
 
 from imuvid.data.batch import Example, recording_number
 from imuvid.data.format import (
@@ -21,6 +20,7 @@ from imuvid.data.format import (
     read_index,
     read_recordings,
 )
+from imuvid.data.frame_memory import FrameMemory, decode_frames
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
@@ -152,8 +152,12 @@ class ShardDataset:
             self._files[shard] = os.open(self.store.local / name, os.O_RDONLY)
         return os.pread(self._files[shard], size, offset)
 
-    def example(self, sample: int) -> Example:
+    def example(self, sample: int, memory: FrameMemory | None = None) -> Example:
         """Read one sample and decode its frames.
+
+        Args:
+            sample: its number.
+            memory: where its frames are decoded; memory of their own without it.
 
         Raises:
             ValueError: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
@@ -166,8 +170,7 @@ class ShardDataset:
                 f" {self.info.embedding_dim}"
             )
         try:
-            pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in stored.frames]
-            frames = np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
+            frames = memory.decode(stored.frames) if memory else decode_frames(stored.frames)
         except ValueError as error:
             raise ValueError(f"{self.store}: sample {stored.key}: damaged JPEG: {error}") from error
         return Example(

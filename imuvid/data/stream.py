@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imuvid.data.augment import AugmentConfig, augment
 from imuvid.data.batch import Batch, Example, collate
+from imuvid.data.frame_memory import FrameMemory
 from imuvid.data.order import SampleOrder
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.imu.condition import ConditionConfig, condition
@@ -73,13 +74,15 @@ class OrderedSamples(IterableDataset):
 class _Decode:
     """Picklable stage: (epoch, sample) -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int):
+    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int, local_batch: int):
         self.dataset, self.config, self.seed = dataset, config, seed
+        self.memory = FrameMemory(local_batch)
 
     def __call__(self, item: tuple[int, int]) -> Example:
         epoch, sample = item
         # Augmentation is that of a sensor: it comes before the readings lose their units.
-        augmented = augment(self.dataset.example(sample), self.config.augment, self.seed, epoch)
+        augmented = augment(self.dataset.example(sample, self.memory), self.config.augment, self.seed, epoch)
+        self.memory.keep(augmented.frames)
         return _conditioned(augmented, self.dataset, self.config.condition)
 
 
@@ -106,7 +109,7 @@ def training_stream(
     order = SampleOrder(dataset.shard_sizes, seed, config.block_shards, dataset.weights)
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
-        webdataset.map(_Decode(dataset, config, seed)),
+        webdataset.map(_Decode(dataset, config, seed, config.batch_size // world)),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(

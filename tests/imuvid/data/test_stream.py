@@ -209,7 +209,7 @@ from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import DataConfig, training_stream
 
 class Hung(ShardDataset):
-    def example(self, sample):
+    def example(self, *arguments):
         time.sleep(1000)
 
 stream = training_stream(Hung(sys.argv[1], "train"), DataConfig(batch_size=8, timeout_s=0.5), 0, 0, 1, 0, False)
