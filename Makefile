@@ -43,6 +43,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.render
 	$(BIN)/python -m benchmarks.build_shards
 	$(BIN)/python -m benchmarks.sync
+	$(BIN)/python -m benchmarks.stream --setup
+	$(BIN)/python -m benchmarks.stream
 
 clean:
 	rm -rf $(VENV) build runs

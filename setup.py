@@ -57,7 +57,7 @@ setup(
         "s3": ["s3fs>=2024.2"],
         "aria": ["projectaria-tools>=2.3"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
-        "bench": [],  # the peers that benchmarks compare with; those so far need none
+        "bench": ["psutil>=5"],  # the peers have environments of their own: python -m benchmarks.stream --setup
         "docs": ["mkdocs-material>=9"],
     },
     entry_points={"console_scripts": ["imuvid = launcher.cli:main"]},

@@ -50,10 +50,24 @@ class AugmentConfig:
     """Rotation of the colours about grey, of a full turn, uniform in +- this. One a clip."""
 
 
+OFF = AugmentConfig(
+    rotate_share=0.0,
+    scale_range=0.0,
+    noise_acc_m_s2=0.0,
+    noise_gyro_rad_s=0.0,
+    drop_gyro_share=0.0,
+    crop_area=1.0,
+    brightness=0.0,
+)
+"""Nothing is done."""
+
+
 def augment(
     example: Example, config: AugmentConfig, seed: int, epoch: int, mirror: np.ndarray | None = None
 ) -> Example:
     """Return an augmented copy; the draw depends on (seed, epoch, example.sample) alone.
+
+    Where everything is off, that is the example itself.
 
     Args:
         example: a window in SI units. It needs ``frame_places`` where windows are shifted.
@@ -62,6 +76,8 @@ def augment(
         epoch: in which it is drawn.
         mirror: :func:`mirrored_positions` of its sensors; None where no two sensors are each other's mirror image.
     """
+    if config == OFF:
+        return example
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, example.sample]))
     # Draws of their own, so that none of them changes what the others draw.
     shift, flip, drop, colour = (

@@ -66,10 +66,26 @@ class Batch:
 def collate(examples: list[Example]) -> Batch:
     """Stack examples of equal shapes."""
     arrays = {
-        f.name: torch.from_numpy(np.stack([np.asarray(getattr(example, f.name)) for example in examples]))
+        f.name: torch.from_numpy(_stacked([np.asarray(getattr(example, f.name)) for example in examples]))
         for f in fields(Batch)
     }
     return Batch(**arrays)
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    whole = arrays[0].base
+    if isinstance(whole, np.ndarray) and whole.shape == (len(arrays), *arrays[0].shape):
+        # Parts of one array, in its order, need no copy.
+        same = (
+            array.base is whole and _layout(array) == _layout(part) for array, part in zip(arrays, whole, strict=True)
+        )
+        if all(same):
+            return whole
+    return np.stack(arrays)
+
+
+def _layout(array: np.ndarray) -> tuple:
+    return array.__array_interface__["data"], array.strides, array.dtype, array.shape
 
 
 def recording_number(recording: str) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import simplejpeg
 
 from imuvid.data.augment import choose_frames
 from imuvid.data.batch import Example, recording_number
@@ -24,6 +23,7 @@ from imuvid.data.format import (
     read_index,
     read_recordings,
 )
+from imuvid.data.frame_memory import FrameMemory, decode_frames
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
@@ -235,13 +235,20 @@ class ShardDataset:
             )
         return decoded
 
-    def example(self, sample: int, raw: bytes | None = None, rng: np.random.Generator | None = None) -> Example:
+    def example(
+        self,
+        sample: int,
+        raw: bytes | None = None,
+        rng: np.random.Generator | None = None,
+        memory: FrameMemory | None = None,
+    ) -> Example:
         """Read one sample and decode its frames.
 
         Args:
             sample: its number.
             raw: its bytes, where they were read before.
             rng: draws the frame of each chunk; without it the frame in the middle is taken.
+            memory: where its frames are decoded; memory of their own without it.
 
         Raises:
             CorruptSample: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
@@ -260,8 +267,8 @@ class ShardDataset:
             raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
         chosen = choose_frames(frame_valid, self._num_frames, rng) if self._num_frames else np.arange(len(frame_valid))
         try:
-            pictures = [simplejpeg.decode_jpeg(stored.frames[i], colorspace="RGB") for i in chosen if stored.frames]
-            frames = np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
+            jpegs = [stored.frames[i] for i in chosen] if stored.frames else []
+            frames = memory.decode(jpegs) if memory else decode_frames(jpegs)
         except ValueError as error:
             raise CorruptSample(f"{self.where(sample)}: damaged JPEG: {error}", "picture") from error
         return Example(

@@ -29,6 +29,7 @@ from imuvid.data.augment import AugmentConfig, augment, mirrored_positions
 from imuvid.data.batch import Batch, Example, collate
 from imuvid.data.cache import ShardCache
 from imuvid.data.damage import read_or_replace
+from imuvid.data.frame_memory import FrameMemory
 from imuvid.data.object_store import within
 from imuvid.data.order import SampleOrder
 from imuvid.data.progress import Progress
@@ -90,9 +91,10 @@ class OrderedSamples(IterableDataset):
 class _Decode:
     """Stage: (epoch, sample) and its bytes, if they were read -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int, progress: Progress):
+    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
         self.dataset, self.config, self.seed, self.progress = dataset, config, seed, progress
         self.mirror = mirrored_positions(dataset.info.positions)
+        self.memory = FrameMemory(local_batch)
 
     def __call__(self, item: Read) -> Example:
         (epoch, sample), raw = item
@@ -103,11 +105,12 @@ class _Decode:
             if isinstance(own, ValueError):
                 raise own
             rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, number, 5]))
-            return self.dataset.example(number, own, rng)
+            return self.dataset.example(number, own, rng, self.memory)
 
         example = read_or_replace(self.dataset, sample, read, self.config.max_corrupt)
         # Augmentation is that of a sensor: it comes before the readings lose their units.
         augmented = augment(example, self.config.augment, self.seed, epoch, self.mirror)
+        self.memory.keep(augmented.frames)
         conditioned = _conditioned(augmented, self.dataset, self.config.condition)
         self.progress.rests()
         return conditioned
@@ -140,7 +143,7 @@ def training_stream(
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
         ReadAhead(dataset, config.read_ahead, open_cache(config, dataset), progress),
-        webdataset.map(_Decode(dataset, config, seed, progress)),
+        webdataset.map(_Decode(dataset, config, seed, config.batch_size // world, progress)),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(
