@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import simplejpeg
 
 from imuvid.data.batch import Example, recording_number
@@ -18,9 +17,9 @@ from imuvid.data.format import (
     decode_members,
     parse_tar,
     read_dataset_info,
-    read_index,
     read_recordings,
 )
+from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
@@ -41,49 +40,59 @@ class ShardDataset:
     def __init__(self, folder: str | Path, split: str | None):
         self.store = Store(folder)
         self.info = read_dataset_info(folder)
-        table = read_index(folder, self.info)
-        good = pc.equal(pc.fill_null(table["verdict"], ""), "").to_numpy(zero_copy_only=False)
-        member = np.ones(table.num_rows, dtype=bool)
-        if split is not None:
-            member = table["split"].to_numpy(zero_copy_only=False) == split
-        rows = np.flatnonzero(member & good)
-        if not len(rows):
-            why = "see the split section of its build config"
-            if member.any():
-                why = f"all {member.sum()} windows fail a quality gate: see 'imuvid shards inspect'"
-            raise UserError(f"{folder}: no sample in split '{split}': {why}")
-        self.num_gated = int((member & ~good).sum())
+        self.index = Index(self.store, self.info, split)
+        self.num_gated = self.index.num_gated
         """Windows of the split that are left out, since they fail a quality gate."""
-        table = table.take(rows)
-        shards = table["shard"].to_pylist()
-        self._shards = list(dict.fromkeys(shards))
-        for name in self._shards:
-            # The name comes from a file that someone may have sent us: it must stay inside the folder.
-            if Path(name).name != name or name in ("", ".."):
-                raise UserError(f"{folder}: the index names the shard '{name}', which is no plain file name")
-        number = {name: i for i, name in enumerate(self._shards)}
-        self._shard = np.array([number[name] for name in shards], dtype=np.int32)
-        if (np.diff(self._shard) < 0).any():
-            raise UserError(f"{folder}: the rows of the index are not in the order of the shards: build it again")
-        self._offset = table["offset"].to_numpy()
-        self._size = table["size"].to_numpy()
-        self.weights = np.clip(pc.fill_null(table["weight"], 1.0).to_numpy().astype(np.float64), 0.0, 1.0)
+        self.weights = self.index.weights
         """float64 [N]: how often each sample is used relative to others."""
-        self._crc32 = table["crc32"].to_pylist()
-        self.keys: list[str] = table["key"].to_pylist()
-        self.recordings: list[str] = table["recording"].to_pylist()
-        self.subjects: list[str | None] = table["subject"].to_pylist()
-        self.starts_s: list[float] = table["start_s"].to_pylist()
-        self.labels: list[str | None] = table["label"].to_pylist()
         self._files: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the content of the dataset does."""
+        return self.info.fingerprint
+
+    @property
+    def parts(self) -> list[ShardDataset]:
+        """The datasets that it consists of: itself; see :class:`imuvid.data.mixture.MixtureDataset`."""
+        return [self]
 
     @property
     def shard_sizes(self) -> list[int]:
         """Number of samples in each shard that has any of this split."""
-        return np.bincount(self._shard, minlength=len(self._shards)).tolist()
+        return np.diff(self.index.shard_starts).tolist()
+
+    @cached_property
+    def keys(self) -> Column[str]:
+        """Of each sample. Like the columns below, read when it is first asked for."""
+        return self.index.column("key")
+
+    @cached_property
+    def recordings(self) -> Column[str]:
+        """Of each sample."""
+        return self.index.column("recording")
+
+    @cached_property
+    def subjects(self) -> Column[str | None]:
+        """Of each sample; None where unknown."""
+        return self.index.column("subject")
+
+    @cached_property
+    def starts_s(self) -> Column[float]:
+        """Of each sample, seconds."""
+        return self.index.column("start_s")
+
+    @cached_property
+    def labels(self) -> Column[str | None]:
+        """Of each sample; None where unlabelled."""
+        return self.index.column("label")
+
+    def statistics_of(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :attr:`imu_statistics` has of the recording of a sample."""
+        return self.imu_statistics[self.recordings[sample]]
 
     @cached_property
     def imu_statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -98,7 +107,7 @@ class ShardDataset:
         for row in table.select(["recording", "imu_mean", "imu_deviation"]).to_pylist():
             if row["imu_mean"] is not None and row["imu_deviation"] is not None:
                 found[row["recording"]] = (row["imu_mean"], row["imu_deviation"])
-        names = list(dict.fromkeys(self.recordings))
+        names = self.recordings.unique()
         missing = [name for name in names if name not in found]
         if missing:
             raise UserError(
@@ -125,25 +134,33 @@ class ShardDataset:
         Raises:
             ValueError: it is damaged or the shard is shorter than the index says. Names shard and key.
         """
-        shard = int(self._shard[sample])
-        name, size = self._shards[shard], int(self._size[sample])
+        shard = self.index.shard_of(sample)
+        name, size, crc32 = self.index.shards[shard], int(self.index.sizes[sample]), self.index.crc32(sample)
         where = self.store.where(name)
         try:
-            raw = self._raw(shard, name, int(self._offset[sample]), size)
+            raw = self._raw(shard, name, int(self.index.offsets[sample]), size)
         except OSError as error:
             raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:
-            raise ValueError(f"{where}: ends inside sample {self.keys[sample]}: the shard is truncated")
+            raise ValueError(f"{where}: ends inside sample {self._name_of(sample)}: the shard is truncated")
         # Indexes without checksums are read as well.
-        if self._crc32[sample] is not None and zlib.crc32(raw) != self._crc32[sample]:
-            raise ValueError(f"{where}: sample {self.keys[sample]}: checksum differs: the shard is damaged")
+        if crc32 is not None and zlib.crc32(raw) != crc32:
+            raise ValueError(f"{where}: sample {self._name_of(sample)}: checksum differs: the shard is damaged")
         try:
             decoded = decode_members(parse_tar(raw))
         except ValueError as error:
-            raise ValueError(f"{where}: sample {self.keys[sample]}: {error}") from error
-        if decoded.key != self.keys[sample]:
+            raise ValueError(f"{where}: sample {self._name_of(sample)}: {error}") from error
+        # The checksum is of the key as well; without one, the keys have to be at hand.
+        if crc32 is None and decoded.key != self.keys[sample]:
             raise ValueError(f"{where}: holds {decoded.key} where the index says {self.keys[sample]}")
         return decoded
+
+    def _name_of(self, sample: int) -> str:
+        """The key of a sample or, where the index is another one by now, its number: for messages."""
+        try:
+            return self.keys[sample]
+        except UserError:
+            return f"number {sample}"
 
     def _raw(self, shard: int, name: str, offset: int, size: int) -> bytes:
         if self.store.local is None:

@@ -1,6 +1,6 @@
 """The training stream: webdataset composes the stages, the order and the position are ours.
 
-    OrderedSamples      (epoch, sample) of this rank's batches, from a step on, dealt to the loader's workers
+    OrderedSamples      (pass, sample) of this rank's batches, from a step on, dealt to the loader's workers
       -> decode         bytes of the shard at the index's offset -> arrays, frames as uint8
       -> augment        a function of (seed, epoch, sample), in SI units
       -> condition      median filter and normalisation, if any
@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imuvid.data.augment import AugmentConfig, augment
 from imuvid.data.batch import Batch, Example, collate
-from imuvid.data.order import SampleOrder
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.mixture import AnyDataset, MixtureEntry, sample_order
+from imuvid.data.order import Order
 from imuvid.imu.condition import ConditionConfig, condition
 
 
@@ -34,14 +34,24 @@ from imuvid.imu.condition import ConditionConfig, condition
 class DataConfig:
     """Where the windows come from and how they are read."""
 
-    path: str = "???"
-    """Dataset folder (with dataset.json)."""
+    path: str | None = None
+    """Dataset folder or URL (with dataset.json); or else a mixture."""
+    mixture: list[MixtureEntry] = field(default_factory=list)
+    """Several datasets in shares of their weights: [{path: a, weight: 3}, {path: b, weight: 1}]."""
     train_split: str = "train"
     val_split: str = "val"
     batch_size: int = 64
     """Global batch: windows a step, over all ranks."""
     block_shards: int = 0
     """Shards whose samples are shuffled together; 0 for all. Bounds how scattered the reads are."""
+    max_per_recording: int = 0
+    """Most windows of one recording in a global batch, since such are false negatives; 0 = no bound. See
+    imuvid.data.spread for what comes without."""
+    resampled: bool = False
+    """Draw each sample with replacement, instead of each once an epoch."""
+    epoch_samples: int | None = None
+    """Samples that count as an epoch in train.epochs, train.validate_every_epochs and the logs; None = as many as the
+    training split has, of a mixture the sum."""
     num_workers: int = 1
     """Loader processes of each rank; 0 reads in the training process."""
     timeout_s: float = 300.0
@@ -58,7 +68,7 @@ class OrderedSamples(IterableDataset):
     out in the same order for any n.
     """
 
-    def __init__(self, order: SampleOrder, batch_size: int, rank: int, world: int, first_step: int):
+    def __init__(self, order: Order, batch_size: int, rank: int, world: int, first_step: int):
         self.order, self.batch_size, self.rank, self.world, self.first_step = order, batch_size, rank, world, first_step
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -73,7 +83,7 @@ class OrderedSamples(IterableDataset):
 class _Decode:
     """Picklable stage: (epoch, sample) -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int):
+    def __init__(self, dataset: AnyDataset, config: DataConfig, seed: int):
         self.dataset, self.config, self.seed = dataset, config, seed
 
     def __call__(self, item: tuple[int, int]) -> Example:
@@ -83,15 +93,15 @@ class _Decode:
         return _conditioned(augmented, self.dataset, self.config.condition)
 
 
-def _conditioned(example: Example, dataset: ShardDataset, config: ConditionConfig) -> Example:
+def _conditioned(example: Example, dataset: AnyDataset, config: ConditionConfig) -> Example:
     recording = None
     if config.normalise == "recording":
-        recording = dataset.imu_statistics[dataset.recordings[example.sample]]
+        recording = dataset.statistics_of(example.sample)
     return dataclasses.replace(example, imu=condition(example.imu, example.valid, config, recording))
 
 
 def training_stream(
-    dataset: ShardDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
+    dataset: AnyDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
 ) -> Iterator[Batch]:
     """Return the endless iterator over this rank's local batches, beginning with that of ``first_step``.
 
@@ -103,7 +113,7 @@ def training_stream(
     """
     if config.condition.normalise == "recording":
         _ = dataset.imu_statistics  # read once, not by every worker
-    order = SampleOrder(dataset.shard_sizes, seed, config.block_shards, dataset.weights)
+    order = sample_order(dataset, config, seed)
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
         webdataset.map(_Decode(dataset, config, seed)),
@@ -152,7 +162,7 @@ def _obey_parent() -> None:
 
 
 def evaluation_batches(
-    dataset: ShardDataset, samples: list[int], batch_size: int, config: ConditionConfig
+    dataset: AnyDataset, samples: list[int], batch_size: int, config: ConditionConfig
 ) -> Iterator[Batch]:
     """Yield the given samples in order, unaugmented but conditioned, in batches of at most ``batch_size``."""
     for start in range(0, len(samples), batch_size):

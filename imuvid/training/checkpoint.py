@@ -41,7 +41,7 @@ class StreamState:
     batch_size: int
     """Global."""
     fingerprint: str
-    """Of the dataset (DatasetInfo.fingerprint)."""
+    """Of the dataset (DatasetInfo.fingerprint); of a mixture, weight * fingerprint of each, joined by +."""
     format: int = 1
 
 
