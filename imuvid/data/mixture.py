@@ -97,9 +97,8 @@ class MixtureDataset:
         """Read one sample, as :meth:`ShardDataset.example`; sample and recording have numbers of the mixture."""
         part, within = self._at(sample)
         example = self.parts[part].example(within)
-        return dataclasses.replace(
-            example, sample=sample, recording=recording_number(f"{part}/{example.recording}") if part else example.recording
-        )
+        recording = recording_number(f"{part}/{example.recording}")
+        return dataclasses.replace(example, sample=sample, recording=recording)
 
     def _at(self, sample: int) -> tuple[int, int]:
         part = int(np.searchsorted(self.first_samples, sample, side="right")) - 1

@@ -32,9 +32,7 @@ class ResampledOrder(Order):
         ValueError: there is no sample, or the number of weights is another one.
     """
 
-    def __init__(
-        self, shard_sizes: Sequence[int], seed: int, block_shards: int = 0, weights: np.ndarray | None = None
-    ):
+    def __init__(self, shard_sizes: Sequence[int], seed: int, block_shards: int = 0, weights: np.ndarray | None = None):
         sizes = np.asarray(shard_sizes, dtype=np.int64)
         total = int(sizes.sum())
         if weights is not None and weights.shape != (total,):
@@ -42,8 +40,7 @@ class ResampledOrder(Order):
         self.num_samples = total if weights is None else epoch_size(weights)
         if self.num_samples == 0:
             raise ValueError("there is no sample to draw")
-        even = weights is None or (weights >= 1).all()
-        self._reached = None if even else np.concatenate([[0.0], np.cumsum(weights)])
+        self._reached = None if weights is None else np.concatenate([[0.0], np.cumsum(weights)])
         ends = np.concatenate([[0], np.cumsum(sizes)])
         self._shard_reached = ends.astype(np.float64) if self._reached is None else self._reached[ends]
         self._seed, self._block_shards = seed, block_shards

@@ -6,6 +6,7 @@ import os
 import zlib
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
@@ -22,6 +23,9 @@ from imuvid.data.format import (
 from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
+
+if TYPE_CHECKING:
+    from imuvid.data.mixture import MixtureDataset
 
 
 class ShardDataset:
@@ -200,7 +204,7 @@ class ShardDataset:
         return {**self.__dict__, "_files": {}}
 
 
-def retrieval_windows(dataset: ShardDataset, choice: str) -> list[int]:
+def retrieval_windows(dataset: ShardDataset | MixtureDataset, choice: str) -> list[int]:
     """Return the samples that retrieval is judged on, in the order of the dataset.
 
     Overlapping windows look the same, so that a miss among them says nothing: there are none here.

@@ -265,8 +265,8 @@ class _Run:
         save_video_encoder(folder, encoder, state)
 
     def _provenance(self) -> dict[str, Any]:
-        info = self.dataset.info
-        return {"run": self.config.name, "step": self.step, "dataset": info.name, "fingerprint": self.dataset.fingerprint}
+        name, fingerprint = self.dataset.info.name, self.dataset.fingerprint
+        return {"run": self.config.name, "step": self.step, "dataset": name, "fingerprint": fingerprint}
 
     def _prepare_folder(self) -> Path | None:
         """Make or check the run folder on rank 0; return the checkpoint that every rank resumes from."""
