@@ -59,7 +59,7 @@ def refused(folder: Path) -> str:
 def indexed(tmp_path_factory) -> Path:
     folder = write(tmp_path_factory.mktemp("tars") / "clinic")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    report = index_tars(folder, val=0.4, test=0.0, workers=1)
+    report = index_tars(folder, val=0.6, test=0.0, workers=1)
     assert report.counts == {"samples": 24, "recordings": 6, "subjects": 3, "shards": 4}
     assert all((folder / name).read_bytes() == content for name, content in before.items())
     return folder
