@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from imuvid.errors import UserError
 T = TypeVar("T")
 
 _DICTIONARIES = ("shard", "recording", "subject", "split", "label", "verdict")
+_ROWS = 1 << 18
 _KEY = f"^{KEY_PATTERN.pattern}$"
 _REQUIRED = ("key", "shard", "offset", "size", "recording", "split")
 
@@ -71,8 +73,6 @@ class Index:
     Attributes:
         shards: file names of the shards that have any sample of the split.
         shard_starts: int64 [S + 1], the first sample of each of them, and the number of all.
-        offsets: int64 [N], bytes.
-        sizes: int64 or uint32 [N], bytes.
         weights: float64 [N], 0 to 1.
         num_gated: windows of the split that are left out.
 
@@ -83,26 +83,36 @@ class Index:
     def __init__(self, store: Store, info: DatasetInfo, split: str | None):
         self._store, self._info = store, info
         where = store.where(INDEX_NAME)
-        used, shards, offsets, sizes, crc32, has_crc32, weights = ([] for _ in range(7))
-        names: dict[str, int] = {}
-        num_members = 0
-        for table in self._read(("split", "verdict", "shard", "offset", "size", "crc32", "weight")):
-            good = _equal(table["verdict"], "") | table["verdict"].is_null().to_numpy()
-            member = np.ones(table.num_rows, dtype=bool) if split is None else _equal(table["split"], split)
+        offsets, sizes, crc32, weights = _Numbers(512), _Numbers(), _Numbers(), _Numbers(even=1)
+        used: list[np.ndarray] = []
+        starts: list[int] = []
+        self.shards: list[str] = []
+        num = num_members = 0
+        for batch in self._read(("split", "verdict", "shard", "offset", "size", "crc32", "weight")):
+            verdict = batch["verdict"]
+            good = _equal(verdict, "")
+            if verdict.null_count:
+                good |= verdict.is_null().to_numpy(zero_copy_only=False)
+            member = np.ones(len(good), dtype=bool) if split is None else _equal(batch["split"], split)
             num_members += int(member.sum())
             keep = member & good
             used.append(keep)
-            shard = table["shard"].combine_chunks()
-            numbers = np.array([names.setdefault(name, len(names)) for name in shard.dictionary.to_pylist()], np.int32)
-            shards.append(numbers[shard.indices.to_numpy()][keep])
-            offsets.append(table["offset"].to_numpy()[keep])
-            sizes.append(_narrow(table["size"].to_numpy()[keep]))
-            checksums = table["crc32"]
-            has_crc32.append(~checksums.is_null().to_numpy()[keep] if checksums.null_count else None)
-            crc32.append(pc.fill_null(checksums, 0).to_numpy()[keep].astype(np.uint32))
-            weight = np.clip(pc.fill_null(table["weight"], 1.0).to_numpy()[keep], 0.0, 1.0)
-            weights.append(None if (weight == 1).all() else weight)
-        num = int(sum(len(part) for part in offsets))
+            rows = None if keep.all() else np.flatnonzero(keep)
+            for name, numbers, null in (
+                ("offset", offsets, 0),
+                ("size", sizes, 0),
+                ("crc32", crc32, -1),
+                ("weight", weights, 1),
+            ):
+                numbers.add(batch[name], rows, null, self._num_rows)
+            shards = batch["shard"].indices.to_numpy()
+            shards = shards if rows is None else shards[rows]
+            for row in np.append(0, np.flatnonzero(np.diff(shards)) + 1)[: len(shards)].tolist():
+                name = batch["shard"].dictionary[int(shards[row])].as_py()
+                if not self.shards or self.shards[-1] != name:
+                    self.shards.append(name)
+                    starts.append(num + row)
+            num += len(shards)
         if not num:
             why = "see the split section of its build config"
             if num_members:
@@ -110,22 +120,16 @@ class Index:
             raise UserError(f"{store}: no sample in split '{split}': {why}")
         self.num_gated = num_members - num
         self._used = None if all(part.all() for part in used) else np.concatenate(used)
-        self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
-        self._crc32 = np.concatenate(crc32)
-        lengths = [len(part) for part in offsets]
-        self._has_crc32 = _joined(has_crc32, lengths, np.bool_)
+        self._offsets, self._sizes, self._crc32 = offsets.joined(), sizes.joined(), crc32.joined()
+        self._unit = offsets.unit
         # Where all are 1, as in most datasets, one number that is seen N times.
-        joined = _joined(weights, lengths, np.float64)
-        self.weights = np.broadcast_to(np.float64(1.0), num) if joined is None else joined
-
-        shard_of = np.concatenate(shards)
-        starts = np.append(0, np.flatnonzero(np.diff(shard_of)) + 1)
-        present = shard_of[starts].tolist()
-        listed = list(names)
-        self.shards = [listed[number] for number in present]
-        if len(set(present)) < len(present):
+        weight = weights.joined()
+        even = np.broadcast_to(np.float64(1.0), num)
+        self.weights = even if weight is None else np.clip(weight.astype(np.float64), 0.0, 1.0)
+        pa.default_memory_pool().release_unused()
+        if len(set(self.shards)) < len(self.shards):
             raise UserError(f"{store}: the rows of the index are not in the order of the shards: build it again")
-        self.shard_starts = np.append(starts, num)
+        self.shard_starts = np.array([*starts, num])
         for name in self.shards:
             # The name comes from a file that someone may have sent us: it must stay inside the folder.
             try:
@@ -134,16 +138,20 @@ class Index:
                 raise UserError(f"{where}: names the shard '{name:.80}', which is no plain file name") from error
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self._offsets)
 
     def shard_of(self, sample: int) -> int:
         """Return the number of the shard that has a sample."""
         return int(np.searchsorted(self.shard_starts, sample, side="right")) - 1
 
+    def span(self, sample: int) -> tuple[int, int]:
+        """Return offset and size of a sample in its shard, bytes."""
+        return int(self._offsets[sample]) * self._unit, int(self._sizes[sample])
+
     def crc32(self, sample: int) -> int | None:
         """Return the checksum of a sample; None in an index without."""
-        known = self._has_crc32 is None or self._has_crc32[sample]
-        return int(self._crc32[sample]) if known else None
+        value = int(self._crc32[sample])
+        return value if value >= 0 else None
 
     def column(self, name: str) -> Column:
         """Read another column of the split.
@@ -151,29 +159,41 @@ class Index:
         Raises:
             UserError: the index is damaged, or has been changed in the meantime.
         """
-        parts, start = [], 0
-        for table in self._read((name,)):
-            part = table[name]
+        parts: list[pa.Array] = []
+        start = 0
+        for batch in self._read((name,)):
+            part = batch[name]
+            start += len(part)
             if self._used is not None:
-                part = part.filter(pa.array(self._used[start : start + len(part)]))
+                part = part.filter(pa.array(self._used[start - len(part) : start]))
             if name == "key" and not pc.all(pc.match_substring_regex(part, _KEY), min_count=0).as_py():
                 raise UserError(
                     f"{self._store.where(INDEX_NAME)}: damaged: a key holds more than letters, digits, '_' and '-'"
                 )
-            start += table.num_rows
-            parts += part.chunks
-        column = pa.chunked_array(parts).unify_dictionaries().combine_chunks()
-        return Column(column)
+            parts.append(part)
+        return Column(pa.chunked_array(parts).unify_dictionaries().combine_chunks())
 
-    def _read(self, names: tuple[str, ...]) -> Iterator[pa.Table]:
-        """Yield some columns, as of INDEX_SCHEMA but texts as dictionaries, a group of rows at a time."""
+    def _read(self, names: tuple[str, ...]) -> Iterator[dict[str, pa.Array]]:
+        """Yield some columns, as of INDEX_SCHEMA but texts as dictionaries, a stretch of rows at a time."""
         where = self._store.where(INDEX_NAME)
         try:
-            source = self._checked()
-            with pq.ParquetFile(source, read_dictionary=[name for name in names if name in _DICTIONARIES]) as file:
-                present = [name for name in names if name in file.schema_arrow.names]
-                for group in range(file.num_row_groups):
-                    yield self._as_schema(file.read_row_group(group, columns=present), names, where)
+            remote = pa.BufferReader(self._store.read(INDEX_NAME)) if self._store.local is None else None
+            source = remote or self._store.local / INDEX_NAME  # type: ignore[operator]
+            # Beside the reading, which it takes as long as: both leave Python's lock alone.
+            with ThreadPoolExecutor(1) as pool:
+                digest = pool.submit(_sha256, source)
+                try:
+                    with pq.ParquetFile(source, read_dictionary=[n for n in names if n in _DICTIONARIES]) as file:
+                        self._num_rows = file.metadata.num_rows
+                        present = [name for name in names if name in file.schema_arrow.names]
+                        for batch in file.iter_batches(_ROWS, columns=present, use_threads=False):
+                            yield {name: _column(batch, name, where) for name in names}
+                finally:
+                    if digest.result() != self._info.sha256.get(INDEX_NAME):
+                        raise UserError(
+                            f"{where}: is not that of {DATASET_NAME}: a change was interrupted (give its command "
+                            "again), or the file is damaged"
+                        )
         except FileNotFoundError as error:
             raise UserError(f"{where}: is missing: build the dataset again") from error
         except pa.ArrowException as error:
@@ -181,60 +201,78 @@ class Index:
         except OSError as error:
             raise UserError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
 
-    def _as_schema(self, table: pa.Table, names: tuple[str, ...], where: str) -> pa.Table:
-        columns = []
-        for name in names:
-            kind = INDEX_SCHEMA.field(name).type
-            kind = pa.dictionary(pa.int32(), kind) if name in _DICTIONARIES else kind
-            if name not in table.column_names:
-                column = pa.chunked_array([pa.nulls(table.num_rows, INDEX_SCHEMA.field(name).type)]).cast(kind)
-            else:
-                column = table[name].cast(kind)
-            if name in _REQUIRED and column.null_count:
-                raise UserError(f"{where}: damaged: no value for {name} in some rows")
-            columns.append(column)
-        return pa.table(columns, names=list(names))
 
-    def _checked(self) -> Path | pa.BufferReader:
-        """Return what the index can be read from, once its checksum is found right."""
-        expected, digest = self._info.sha256.get(INDEX_NAME), hashlib.sha256()
-        source: Path | pa.BufferReader
-        if self._store.local is not None:
-            source = self._store.local / INDEX_NAME
-            with source.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        else:
-            content = self._store.read(INDEX_NAME)
-            digest.update(content)
-            source = pa.BufferReader(content)
-        if digest.hexdigest() != expected:
-            raise UserError(
-                f"{self._store.where(INDEX_NAME)}: is not that of {DATASET_NAME}: a change was interrupted (give its "
-                "command again), or the file is damaged"
-            )
-        return source
+class _Numbers:
+    """A column that is collected in four bytes a row, if its values fit.
 
+    Args:
+        unit: that the values are multiples of, if they are.
+        even: the value that most columns have in all rows; None = no such value. Where it is so, nothing is kept.
+    """
 
-def _equal(column: pa.ChunkedArray, text: str) -> np.ndarray:
-    """Which rows of a column of dictionaries hold a text, bool [N]."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.unify_dictionaries().combine_chunks()
-    names = array.dictionary.to_pylist()
-    if text not in names:
-        return np.zeros(len(array), dtype=bool)
-    return array.indices.fill_null(-1).to_numpy(zero_copy_only=False) == names.index(text)
+    def __init__(self, unit: int = 1, even: int | None = None):
+        self.unit, self._even = unit, even
+        self._values: np.ndarray | None = None
+        self._num = 0
 
+    def add(self, column: pa.Array, rows: np.ndarray | None, null: int, num_rows: int) -> None:
+        """Collect the given rows of a stretch of a column (None = all), nulls as the number ``null``.
 
-def _narrow(values: np.ndarray) -> np.ndarray:
-    fits = not len(values) or (values.min() >= 0 and values.max() < 2**32)
-    return values.astype(np.uint32) if fits else values
+        Args:
+            column: the stretch.
+            rows: int64, which of it.
+            null: stands for nulls.
+            num_rows: of the whole column; so much is set aside at once.
+        """
+        values = (column.fill_null(null) if column.null_count else column).to_numpy(zero_copy_only=False)
+        values = values if rows is None else values[rows]
+        if self._values is None and self._even is not None and (values == self._even).all():
+            self._num += len(values)
+            return
+        if self._values is None:
+            self._values = np.empty(num_rows, np.uint32 if values.dtype.kind == "i" else values.dtype)
+            self._values[: self._num] = self._even or 0
+        wide = (
+            values.dtype.kind == "i" and ((values < 0) | (values >= self.unit << 32) | (values % self.unit > 0)).any()
+        )
+        if wide and self._values.dtype == np.uint32:
+            self._values = self._values.astype(np.int64) * self.unit
+            self.unit = 1
+        self._values[self._num : self._num + len(values)] = values // self.unit if self.unit > 1 else values
+        self._num += len(values)
+
+    def joined(self) -> Any:
+        """Return what was collected; None where all is ``even``."""
+        return None if self._values is None else self._values[: self._num]
 
 
-def _joined(parts: list[np.ndarray | None], lengths: list[int], dtype: type) -> np.ndarray | None:
-    """The parts as one array, None standing for ones; None where all are."""
-    if all(part is None for part in parts):
-        return None
-    filled = [np.ones(n, dtype) if part is None else part for part, n in zip(parts, lengths, strict=True)]
-    return np.concatenate(filled).astype(dtype)
+def _column(batch: pa.RecordBatch, name: str, where: str) -> pa.Array:
+    kind = INDEX_SCHEMA.field(name).type
+    column = batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows, kind)
+    if name in _DICTIONARIES:
+        kind = pa.dictionary(pa.int32(), kind)
+    column = column if column.type == kind else column.cast(kind)
+    if name in _REQUIRED and column.null_count:
+        raise UserError(f"{where}: damaged: no value for {name} in some rows")
+    return column
+
+
+def _sha256(source: Path | pa.BufferReader) -> str:
+    digest = hashlib.sha256()
+    if isinstance(source, Path):
+        buffer = bytearray(1 << 20)
+        with source.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
+    else:
+        digest.update(source.getbuffer())
+    return digest.hexdigest()
+
+
+def _equal(column: pa.DictionaryArray, text: str) -> np.ndarray:
+    """Which rows of a column hold a text, bool [N]."""
+    names = column.dictionary.to_pylist()
+    indices = column.indices.fill_null(-1) if column.null_count else column.indices
+    if len(names) == 1 and names[0] == text and not column.null_count:
+        return np.ones(len(column), dtype=bool)
+    return indices.to_numpy(zero_copy_only=False) == (names.index(text) if text in names else -2)

@@ -139,10 +139,11 @@ class ShardDataset:
             ValueError: it is damaged or the shard is shorter than the index says. Names shard and key.
         """
         shard = self.index.shard_of(sample)
-        name, size, crc32 = self.index.shards[shard], int(self.index.sizes[sample]), self.index.crc32(sample)
+        name, crc32 = self.index.shards[shard], self.index.crc32(sample)
+        offset, size = self.index.span(sample)
         where = self.store.where(name)
         try:
-            raw = self._raw(shard, name, int(self.index.offsets[sample]), size)
+            raw = self._raw(shard, name, offset, size)
         except OSError as error:
             raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:

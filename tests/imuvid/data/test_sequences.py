@@ -189,9 +189,7 @@ STORED = [24679, 19158, 69366]
 
 def in_batches(order: Order, recordings: np.ndarray, batch: int, steps: range) -> list[int]:
     """Most windows of one recording in each global batch."""
-    return [
-        max(Counter(recordings[s] for _, s in order.take(k * batch, (k + 1) * batch)).values()) for k in steps
-    ]
+    return [max(Counter(recordings[s] for _, s in order.take(k * batch, (k + 1) * batch)).values()) for k in steps]
 
 
 def every(batch: int):
