@@ -20,7 +20,7 @@ from imuvid.errors import UserError
 T = TypeVar("T")
 
 _DICTIONARIES = ("shard", "recording", "subject", "split", "label", "verdict")
-_ROWS = 1 << 18
+_ROWS = 1 << 16
 _KEY = f"^{KEY_PATTERN.pattern}$"
 _REQUIRED = ("key", "shard", "offset", "size", "recording", "split")
 
@@ -83,7 +83,7 @@ class Index:
     def __init__(self, store: Store, info: DatasetInfo, split: str | None):
         self._store, self._info = store, info
         where = store.where(INDEX_NAME)
-        offsets, sizes, crc32, weights = _Numbers(512), _Numbers(), _Numbers(), _Numbers(even=1)
+        offsets, sizes, crc32, weights = _Numbers(9), _Numbers(), _Numbers(), _Numbers(even=1)
         used: list[np.ndarray] = []
         starts: list[int] = []
         self.shards: list[str] = []
@@ -186,8 +186,10 @@ class Index:
                     with pq.ParquetFile(source, read_dictionary=[n for n in names if n in _DICTIONARIES]) as file:
                         self._num_rows = file.metadata.num_rows
                         present = [name for name in names if name in file.schema_arrow.names]
-                        for batch in file.iter_batches(_ROWS, columns=present, use_threads=False):
-                            yield {name: _column(batch, name, where) for name in names}
+                        # By groups: otherwise all of the columns' bytes are read ahead.
+                        for group in range(file.num_row_groups):
+                            for batch in file.iter_batches(_ROWS, [group], present, use_threads=False):
+                                yield {name: _column(batch, name, where) for name in names}
                 finally:
                     if digest.result() != self._info.sha256.get(INDEX_NAME):
                         raise UserError(
@@ -206,12 +208,12 @@ class _Numbers:
     """A column that is collected in four bytes a row, if its values fit.
 
     Args:
-        unit: that the values are multiples of, if they are.
+        shift: the values are multiples of 2 to this, if they are.
         even: the value that most columns have in all rows; None = no such value. Where it is so, nothing is kept.
     """
 
-    def __init__(self, unit: int = 1, even: int | None = None):
-        self.unit, self._even = unit, even
+    def __init__(self, shift: int = 0, even: int | None = None):
+        self._shift, self.unit, self._even = shift, 1 << shift, even
         self._values: np.ndarray | None = None
         self._num = 0
 
@@ -232,13 +234,13 @@ class _Numbers:
         if self._values is None:
             self._values = np.empty(num_rows, np.uint32 if values.dtype.kind == "i" else values.dtype)
             self._values[: self._num] = self._even or 0
-        wide = (
-            values.dtype.kind == "i" and ((values < 0) | (values >= self.unit << 32) | (values % self.unit > 0)).any()
-        )
-        if wide and self._values.dtype == np.uint32:
-            self._values = self._values.astype(np.int64) * self.unit
-            self.unit = 1
-        self._values[self._num : self._num + len(values)] = values // self.unit if self.unit > 1 else values
+        if values.dtype.kind == "i":
+            bits = int(np.bitwise_or.reduce(values))
+            if self._values.dtype == np.uint32 and (bits < 0 or bits >> self._shift >= 1 << 32 or bits % self.unit):
+                self._values = self._values.astype(np.int64) << self._shift
+                self._shift, self.unit = 0, 1
+            values = values >> self._shift if self._shift else values
+        self._values[self._num : self._num + len(values)] = values
         self._num += len(values)
 
     def joined(self) -> Any:
