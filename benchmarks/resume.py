@@ -153,7 +153,7 @@ def resumed_step(total: int) -> int:
 def child(what: str, folder: Path, total: int) -> dict[str, float]:
     """Measure one thing in this process: ``nothing``, ``index`` (pyarrow alone), ``resume`` or ``fresh``."""
     start = time.perf_counter()
-    begun_mb = _peak_mb()
+    begun_cpu_s = time.process_time()
     opened_s = 0.0
     if what == "index":
         pq.read_table(folder / INDEX_NAME, schema=INDEX_SCHEMA)
@@ -169,9 +169,9 @@ def child(what: str, folder: Path, total: int) -> dict[str, float]:
             assert len(batch) == BATCH
     return {
         "s": time.perf_counter() - start,
+        "cpu_s": time.process_time() - begun_cpu_s,
         "opened_s": opened_s,
         "mb": _peak_mb(),
-        "begun_mb": begun_mb,
     }
 
 
@@ -201,6 +201,7 @@ def measure(num_shards: int, per_shard: int, repeats: int) -> dict[str, float]:
         "samples": total,
         "index_mb": index_mb,
         "resume_s": median("resume", "s"),
+        "resume_cpu_s": median("resume", "cpu_s"),
         "resume_mb": median("resume", "mb"),
         "imports_mb": median("nothing", "mb"),
         "open_s": median("resume", "opened_s"),
