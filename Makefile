@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.sync
 	$(BIN)/python -m benchmarks.stream --setup
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.resume
 
 clean:
 	rm -rf $(VENV) build runs
