@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,6 +84,7 @@ class Index:
 
     def __init__(self, store: Store, info: DatasetInfo, split: str | None):
         self._store, self._info = store, info
+        self._fetched: mmap.mmap | bytes | None = None
         where = store.where(INDEX_NAME)
         offsets, sizes, crc32, weights = _Numbers(9), _Numbers(), _Numbers(), _Numbers(even=1)
         used: list[np.ndarray] = []
@@ -173,15 +176,30 @@ class Index:
             parts.append(part)
         return Column(pa.chunked_array(parts).unify_dictionaries().combine_chunks())
 
+    def _fetch(self) -> mmap.mmap | bytes:
+        """Return an index at a URL. It comes once: its columns are asked for when the store may not answer any more."""
+        if self._fetched is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / INDEX_NAME
+                self._store.fetch(INDEX_NAME, path)
+                with path.open("rb") as file:
+                    # On the disk, under no name: it takes no memory, goes with the process, and forks share it.
+                    self._fetched = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if path.stat().st_size else b""
+        return self._fetched
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fetched": None}
+
     def _read(self, names: tuple[str, ...]) -> Iterator[dict[str, pa.Array]]:
         """Yield some columns, as of INDEX_SCHEMA but texts as dictionaries, a stretch of rows at a time."""
         where = self._store.where(INDEX_NAME)
         try:
-            remote = pa.BufferReader(self._store.read(INDEX_NAME)) if self._store.local is None else None
-            source = remote or self._store.local / INDEX_NAME  # type: ignore[operator]
+            local = self._store.local
+            content = self._fetch() if local is None else local / INDEX_NAME
+            source = content if isinstance(content, Path) else pa.BufferReader(content)
             # Beside the reading, which it takes as long as: both leave Python's lock alone.
             with ThreadPoolExecutor(1) as pool:
-                digest = pool.submit(_sha256, source)
+                digest = pool.submit(_sha256, content)
                 try:
                     with pq.ParquetFile(source, read_dictionary=[n for n in names if n in _DICTIONARIES]) as file:
                         self._num_rows = file.metadata.num_rows
@@ -259,15 +277,13 @@ def _column(batch: pa.RecordBatch, name: str, where: str) -> pa.Array:
     return column
 
 
-def _sha256(source: Path | pa.BufferReader) -> str:
-    digest = hashlib.sha256()
-    if isinstance(source, Path):
-        buffer = bytearray(1 << 20)
-        with source.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(memoryview(buffer)[:count])
-    else:
-        digest.update(source.getbuffer())
+def _sha256(source: Path | mmap.mmap | bytes) -> str:
+    if not isinstance(source, Path):
+        return hashlib.sha256(source).hexdigest()
+    digest, buffer = hashlib.sha256(), bytearray(1 << 20)
+    with source.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
     return digest.hexdigest()
 
 

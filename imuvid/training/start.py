@@ -153,7 +153,7 @@ def _check_augmentation(data: DataConfig, train: AnyDataset) -> None:
     for name in ("shift_range", "flip_share"):
         if (value := getattr(data.augment, name)) > 0:
             raise UserError(
-                f"data.augment.{name}={value:g}: {data.path} holds embeddings of the frames, which cannot follow the"
+                f"data.augment.{name}={value:g}: the dataset holds embeddings of the frames, which cannot follow the"
                 f" IMU; set data.augment.{name}=0"
             )
 
