@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from imuvid.data.batch import Example, recording_number
-from imuvid.data.format import DatasetInfo
+from imuvid.data.format import DatasetInfo, Sample
 from imuvid.data.frame_memory import FrameMemory
 from imuvid.data.mixture_order import MixtureOrder, Shares, seed_of
 from imuvid.data.order import Batches, Order, SampleOrder
@@ -140,16 +140,25 @@ class MixtureDataset:
         part, within = self._at(sample)
         return self.parts[part].raw(within)
 
-    def example(
+    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+        """Read one sample, as :meth:`ShardDataset.read`."""
+        part, within = self._at(sample)
+        return self.parts[part].read(within, raw)
+
+    def example(self, sample: int, raw: bytes | None = None) -> Example:
+        """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
+        return self.decode(sample, self.read(sample, raw))
+
+    def decode(
         self,
         sample: int,
-        raw: bytes | None = None,
+        stored: Sample,
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Read one sample, as :meth:`ShardDataset.example`; sample and recording have numbers of the mixture."""
+        """Decode as :meth:`ShardDataset.decode`; sample and recording have numbers of the mixture."""
         part, within = self._at(sample)
-        example = self.parts[part].example(within, raw, rng, memory)
+        example = self.parts[part].decode(within, stored, rng, memory)
         recording = recording_number(f"{part}/{example.recording}")
         return dataclasses.replace(example, sample=sample, recording=recording)
 

@@ -250,26 +250,28 @@ class ShardDataset:
             )
         return decoded
 
-    def example(
+    def example(self, sample: int, raw: bytes | None = None) -> Example:
+        """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
+        return self.decode(sample, self.read(sample, raw))
+
+    def decode(
         self,
         sample: int,
-        raw: bytes | None = None,
+        stored: Sample,
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Read one sample and decode its frames.
+        """Decode the frames of a sample.
 
         Args:
             sample: its number.
-            raw: its bytes, where they were read before.
+            stored: what :meth:`read` gave.
             rng: draws the frame of each chunk; without it the frame in the middle is taken.
-            memory: where its frames are decoded; memory of their own without it.
+            memory: where the frames are decoded; memory of their own without it.
 
         Raises:
-            CorruptSample: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
-            ValueError: it cannot be read. Names shard and key.
+            CorruptSample: a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
         """
-        stored = self.read(sample, raw)
         dim = None if stored.embedding is None else len(stored.embedding)
         if dim != self.info.embedding_dim:
             raise CorruptSample(

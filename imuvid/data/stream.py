@@ -14,10 +14,11 @@ damaged tar in silence; its shards are the format all the same, and its stages d
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,7 @@ from imuvid.data.augment import AugmentConfig, augment, mirrored_positions
 from imuvid.data.batch import Batch, Example, collate
 from imuvid.data.cache import ShardCache
 from imuvid.data.damage import read_or_replace
+from imuvid.data.format import Sample
 from imuvid.data.frame_memory import FrameMemory
 from imuvid.data.mixture import AnyDataset, MixtureEntry, sample_order
 from imuvid.data.object_store import within
@@ -104,26 +106,42 @@ class _Decode:
     def __init__(self, dataset: AnyDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
         self.dataset, self.config, self.seed, self.progress = dataset, config, seed, progress
         self.mirror = mirrored_positions(dataset.info.positions)
-        self.memory = FrameMemory(local_batch)
+        self.local_batch, self.memory = local_batch, FrameMemory(local_batch)
 
-    def __call__(self, item: Read) -> Example:
-        (epoch, sample), raw = item
+    def __call__(self, items: Iterable[Read]) -> Iterator[Example]:
+        """Take a local batch of samples at a time: to read them one by one, between two decodings, would be twice as
+        dear, since each decoding takes the processor's cache.
+        """
+        items = iter(items)
+        while group := list(itertools.islice(items, self.local_batch)):
+            read = [self._read(sample, raw) for (_, sample), raw in group]
+            for (position, _), stored in zip(group, read, strict=True):
+                yield self._example(*position, stored)
+            self.progress.rests()
 
-        def read(number: int) -> Example:
+    def _read(self, sample: int, raw: bytes | ValueError | None) -> Sample | ValueError:
+        self.progress.reads(sample)
+        if isinstance(raw, ValueError):
+            return raw
+        try:
+            return self.dataset.read(sample, raw)
+        except ValueError as error:
+            return error
+
+    def _example(self, epoch: int, sample: int, stored: Sample | ValueError) -> Example:
+        def decode(number: int) -> Example:
             self.progress.reads(number)
-            own = raw if number == sample else None
+            own = stored if number == sample else self.dataset.read(number)
             if isinstance(own, ValueError):
                 raise own
             rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, number, 5]))
-            return self.dataset.example(number, own, rng, self.memory)
+            return self.dataset.decode(number, own, rng, self.memory)
 
-        example = read_or_replace(self.dataset, sample, read, self.config.max_corrupt)
+        example = read_or_replace(self.dataset, sample, decode, self.config.max_corrupt)
         # Augmentation is that of a sensor: it comes before the readings lose their units.
         augmented = augment(example, self.config.augment, self.seed, epoch, self.mirror)
         self.memory.keep(augmented.frames)
-        conditioned = _conditioned(augmented, self.dataset, self.config.condition)
-        self.progress.rests()
-        return conditioned
+        return _conditioned(augmented, self.dataset, self.config.condition)
 
 
 def _conditioned(example: Example, dataset: AnyDataset, config: ConditionConfig) -> Example:
@@ -153,7 +171,7 @@ def training_stream(
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
         ReadAhead(dataset, config.read_ahead, open_cache(config, dataset), progress),
-        webdataset.map(_Decode(dataset, config, seed, config.batch_size // world, progress)),
+        _Decode(dataset, config, seed, config.batch_size // world, progress),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(
