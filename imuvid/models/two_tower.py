@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from imuvid.models.heads import HeadConfig, build_head
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, build_imu_tower, build_video_tower
 from imuvid.objectives.infonce import InfoNCE
 from imuvid.objectives.pairwise_sigmoid import PairwiseSigmoid
+from imuvid.objectives.views import Views
 
 OBJECTIVES: dict[str, type[nn.Module]] = {"sigmoid": PairwiseSigmoid, "infonce": InfoNCE}
 
@@ -26,6 +28,8 @@ class ObjectiveConfig:
     """sigmoid (the paper's) or infonce."""
     mask_same_recording: bool = True
     """Windows of one recording are no negatives of each other: they may overlap or show the same."""
+    mask_margin_s: float | None = None
+    """Of these, only those whose starts are closer than this, seconds; null for all of a recording."""
 
 
 @dataclass
@@ -59,8 +63,7 @@ class TwoTower(nn.Module):
         if config.objective.kind not in OBJECTIVES:
             kinds = ", ".join(OBJECTIVES)
             raise UserError(f"objective.kind is '{config.objective.kind}', expected one of {kinds}")
-        self.objective = OBJECTIVES[config.objective.kind]()
-        self.mask_same_recording = config.objective.mask_same_recording
+        self.objective = OBJECTIVES[config.objective.kind](_margin_s(config.objective))
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (imu, video) of the windows, float32 [B, head.dim] each."""
@@ -72,4 +75,18 @@ class TwoTower(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return this rank's loss (mean over ranks = loss of the concatenated batch) and figures to log."""
         imu, video = self.embed(batch)
-        return self.objective(imu, video, batch.recording if self.mask_same_recording else None)
+        views = Views(
+            recording=batch.recording,
+            start_s=batch.start_s,
+            has_imu=batch.valid.flatten(1).any(1),
+            has_video=batch.frame_valid.any(1),
+            imu=imu,
+            video=video,
+        )
+        return self.objective(views)
+
+
+def _margin_s(config: ObjectiveConfig) -> float:
+    if not config.mask_same_recording:
+        return 0.0
+    return math.inf if config.mask_margin_s is None else config.mask_margin_s
