@@ -43,6 +43,21 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return _SumOverRanks.apply(x)
 
 
+def share_of_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Return this rank's share of the weighted mean of ``values`` over the global batch: the mean of the shares is it.
+
+    Args:
+        values: float [...], with gradients; what has no weight may be anything but NaN or infinite.
+        weight: bool or float, broadcastable to it.
+
+    Returns:
+        A scalar; 0 where no element of any rank has a weight.
+    """
+    weight = weight.to(values.dtype).expand_as(values)
+    total = sum_over_ranks(weight.sum().view(1)).squeeze(0)
+    return world_size() * (values * weight).sum() / torch.where(total > 0, total, 1.0)
+
+
 def log_sum_exp_over_ranks(x: Tensor) -> Tensor:
     """Return log sum_r exp(x_r) over the ranks' tensors of equal shape, element by element; without gradients."""
     if world_size() == 1:

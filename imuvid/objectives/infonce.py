@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from imuvid.distributed import around_ring, log_sum_exp_over_ranks, rank, world_size
+from imuvid.objectives.objective import Objective
 from imuvid.objectives.pairwise_sigmoid import CHUNK
 from imuvid.objectives.scale import bounded_scale
 from imuvid.objectives.views import Pairing, Views, tiles
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(Objective):
     """InfoNCE in both directions with the negatives of all ranks.
 
     Args:
@@ -34,7 +35,7 @@ class InfoNCE(nn.Module):
         chunk: rows and columns of the blocks of logits.
     """
 
-    needs = ("imu", "video")
+    needs = frozenset({"imu", "video"})
 
     def __init__(self, margin_s: float = 0.0, chunk: int = CHUNK):
         super().__init__()
@@ -42,15 +43,23 @@ class InfoNCE(nn.Module):
         self.log_scale = nn.Parameter(torch.full([1], math.log(1 / 0.07)))
 
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return this rank's loss, whose mean over ranks is the loss of the concatenated batch, and figures to log.
-
-        A window without video is a negative of other windows' videos, and one without IMU of their IMU.
-        """
-        imu, video = views.pair()
+        """See :class:`Objective`. A window without IMU or video is still a negative of the others', by what it has."""
+        pairing = Pairing(views, self.margin_s, views.has_imu, views.has_video)
         scale = bounded_scale(self.log_scale)
-        pairing = Pairing(views, self.margin_s)
-        loss = _RingInfoNCE.apply(imu, video, scale, pairing, self.chunk, torch.is_grad_enabled())
-        return loss, {"temperature": 1 / scale.detach()}
+        return symmetric_infonce(*views.pair(), scale, pairing, self.chunk), {"temperature": 1 / scale.detach()}
+
+
+def symmetric_infonce(first: Tensor, second: Tensor, scale: Tensor, pairing: Pairing, chunk: int = CHUNK) -> Tensor:
+    """Return this rank's share of the loss above.
+
+    Args:
+        first: [b, D] embeddings.
+        second: [b, D] embeddings of the same windows.
+        scale: [1], the inverse temperature.
+        pairing: which pairs count.
+        chunk: rows and columns of the blocks of logits.
+    """
+    return _RingInfoNCE.apply(first, second, scale, pairing, chunk, torch.is_grad_enabled())
 
 
 class _RingInfoNCE(torch.autograd.Function):

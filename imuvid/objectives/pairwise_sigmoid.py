@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from imuvid.distributed import around_ring, rank
+from imuvid.objectives.objective import Objective
 from imuvid.objectives.scale import bounded_scale
 from imuvid.objectives.views import Pairing, Views, tiles
 
@@ -29,7 +30,7 @@ CHUNK = 2048
 """Rows and columns of the blocks of logits: 16 MiB each in float32."""
 
 
-class PairwiseSigmoid(nn.Module):
+class PairwiseSigmoid(Objective):
     """Sigmoid loss with the negatives of all ranks. Parameters have shape [1]: DeepSpeed refuses scalars.
 
     Args:
@@ -37,7 +38,7 @@ class PairwiseSigmoid(nn.Module):
         chunk: rows and columns of the blocks of logits.
     """
 
-    needs = ("imu", "video")
+    needs = frozenset({"imu", "video"})
 
     def __init__(self, margin_s: float = 0.0, chunk: int = CHUNK):
         super().__init__()
@@ -46,14 +47,10 @@ class PairwiseSigmoid(nn.Module):
         self.bias = nn.Parameter(torch.full([1], -10.0))
 
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return this rank's loss, whose mean over ranks is the loss of the concatenated batch, and figures to log.
-
-        A window without video or IMU is in no pair.
-        """
-        imu, video = views.pair()
+        """See :class:`Objective`. A window without IMU or video is still a negative of the others', by what it has."""
+        pairing = Pairing(views, self.margin_s, views.has_imu, views.has_video)
         scale = bounded_scale(self.log_scale)
-        pairing = Pairing(views, self.margin_s)
-        loss = _RingSigmoid.apply(imu, video, scale, self.bias, pairing, self.chunk, torch.is_grad_enabled())
+        loss = _RingSigmoid.apply(*views.pair(), scale, self.bias, pairing, self.chunk, torch.is_grad_enabled())
         return loss, {"temperature": 1 / scale.detach(), "bias": self.bias.detach()}
 
 

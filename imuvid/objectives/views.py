@@ -30,6 +30,24 @@ class Views:
     """[B, D] embeddings of unit length."""
     video: Tensor | None = None
     """[B, D] embeddings of unit length."""
+    imu_features: Tensor | None = None
+    """[B, F]: what the IMU tower gives, before its head."""
+    second_features: Tensor | None = None
+    """[B, F]: the same of a second, augmented view of the IMU."""
+    imu_tokens: Tensor | None = None
+    """[B, L, E]: the window in the order of time, in L equal parts."""
+    imu_token_valid: Tensor | None = None
+    """bool [B, L]."""
+    video_tokens: Tensor | None = None
+    """[B, M, G]: the clip in the order of time, in M equal parts."""
+    video_token_valid: Tensor | None = None
+    """bool [B, M]."""
+    hidden_tokens: Tensor | None = None
+    """[B, L, E]: IMU tokens of the window with some of its patches hidden."""
+    hidden: Tensor | None = None
+    """bool [B, T, P, 6]: the valid readings that were hidden."""
+    readings: Tensor | None = None
+    """[B, T, P, 6]: the whole window, accelerations in g, rates in units of ``imu.units.GYRO_SCALE_RAD_S``."""
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Return the embeddings (imu, video), for an objective that needs both."""
@@ -48,7 +66,7 @@ class Views:
 
 
 class Pairing:
-    """Which pairs (IMU of window i, video of window j) of the global batch count.
+    """Which pairs (first modality of window i, second modality of window j) of the global batch count.
 
     The windows' own pairs are the positives. Other pairs are negatives, unless one of the two is absent, or the two
     windows belong to one recording and start closer than the margin: they may overlap or show the same.
@@ -56,17 +74,19 @@ class Pairing:
     Args:
         views: this rank's windows; equally many on every rank.
         margin_s: seconds; 0 makes negatives of all other windows, inf of none of the same recording.
+        has_first: bool [b]: the window has the first modality.
+        has_second: bool [b].
     """
 
-    def __init__(self, views: Views, margin_s: float):
+    def __init__(self, views: Views, margin_s: float, has_first: Tensor, has_second: Tensor):
         self.margin_s = margin_s
-        self.positive = views.has_imu & views.has_video
-        self._own = (views.recording, views.start_s.double(), views.has_imu)
-        columns = [views.recording, views.start_s.double().view(torch.int64), views.has_imu + 2 * views.has_video]
+        self.positive = has_first & has_second
+        self._own = (views.recording, views.start_s.double(), has_first)
+        columns = [views.recording, views.start_s.double().view(torch.int64), has_first + 2 * has_second]
         everyone = gather_batch(torch.stack(columns, 1))  # [W b, 3], in one collective
         self._recording = everyone[:, 0]
         self._start_s = everyone[:, 1].contiguous().view(torch.float64)
-        self._has_video = everyone[:, 2] >= 2
+        self._has_second = everyone[:, 2] >= 2
         self.all_positive = everyone[:, 2] == 3
 
     @property
@@ -75,13 +95,13 @@ class Pairing:
         return self.all_positive.sum().clamp(min=1) / world_size()
 
     def excluded(self, rows: slice, origin: int, columns: slice) -> Tensor:
-        """Return bool [rows, columns]: True for IMU windows ``rows`` of this rank with videos of rank ``origin``.
+        """Return bool [rows, columns]: True where ``rows`` of this rank and ``columns`` of rank ``origin`` are no pair.
 
         False on the windows' own pairs, where both are there.
         """
-        recording, start_s, has_imu = (x[rows, None] for x in self._own)
+        recording, start_s, has_first = (x[rows, None] for x in self._own)
         at = slice(origin * len(self.positive) + columns.start, origin * len(self.positive) + columns.stop)
-        out = ~(has_imu & self._has_video[at])
+        out = ~(has_first & self._has_second[at])
         if self.margin_s > 0:
             near = recording == self._recording[at]
             if math.isfinite(self.margin_s):
@@ -95,3 +115,14 @@ class Pairing:
 def tiles(rows: int, chunk: int) -> list[slice]:
     """Cut ``rows`` rows into slices of at most ``chunk``."""
     return [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+
+
+def near(views: Views, margin_s: float) -> Tensor:
+    """Return bool [b, W b]: which windows of all ranks belong to the same recording and start closer than the margin.
+
+    True for a window itself, but nowhere where the margin is 0.
+    """
+    columns = gather_batch(torch.stack([views.recording, views.start_s.double().view(torch.int64)], 1))
+    start_s = columns[:, 1].contiguous().view(torch.float64)
+    same = views.recording[:, None] == columns[:, 0]
+    return same & ((views.start_s[:, None] - start_s).abs() < margin_s)
