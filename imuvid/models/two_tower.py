@@ -97,9 +97,21 @@ class TwoTower(nn.Module):
                 views.readings = normalise_si(batch.imu, batch.valid)
         return views
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return this rank's loss (mean over ranks = loss of the concatenated batch) and figures to log."""
-        return self.objective(self.views(batch))
+    def forward(
+        self, batch: Batch | Views, slopes: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return this rank's loss (mean over ranks = loss of the concatenated batch) and figures to log.
+
+        Args:
+            batch: windows, or what the towers have made of them already.
+            slopes: gradients with respect to fields of the views of ``batch``, for gradient caching: the sum of their
+                products is returned instead of the loss.
+        """
+        views = batch if isinstance(batch, Views) else self.views(batch)
+        if slopes is None:
+            return self.objective(views)
+        made = views.differentiable()
+        return torch.stack([(made[name] * slope).sum() for name, slope in slopes.items()]).sum(), {}
 
     def _autocast(self, batch: Batch) -> torch.autocast:
         return torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -55,6 +55,11 @@ class Views:
         assert self.video is not None
         return self.imu, self.video
 
+    def differentiable(self) -> dict[str, Tensor]:
+        """Return what towers and heads have made, by name: all that a gradient can flow to."""
+        names = ("imu", "video", "imu_features", "second_features", "imu_tokens", "video_tokens", "hidden_tokens")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     @staticmethod
     def cat(parts: Sequence[Views]) -> Views:
         """Return the windows of all parts as one."""

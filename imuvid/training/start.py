@@ -111,6 +111,7 @@ def _check_settings(config: PretrainConfig) -> None:
         ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
