@@ -38,6 +38,7 @@ def test_examples_are_what_was_written(tiny_dataset):
         pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in expected.frames]
         np.testing.assert_array_equal(example.frames, np.stack(pictures))
         assert example.frame_valid.tolist() == [True] * 4
+        assert example.start_s == whole.starts_s[number]
         assert example.sample == number
     assert whole.example(0).recording == whole.example(1).recording != whole.example(2).recording
 
