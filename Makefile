@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.objectives --set-up
 	$(BIN)/python -m benchmarks.stream --setup
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.resume
 
 clean:
 	rm -rf $(VENV) build runs

@@ -73,7 +73,7 @@ def pretrain(
     if not is_rank:
         # Here a mistake is one line; from the ranks it would be one each.
         train, _ = check_start(settings, nproc or 1)
-        check_run_folder(settings, train.info.fingerprint)
+        check_run_folder(settings, train.fingerprint)
         raise typer.Exit(_start_ranks(nproc or 1))
     if os.environ["RANK"] == "0":
         print(configs.to_yaml(settings), end="", flush=True)

@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from imuvid.data.cache import ShardCache, is_digest
+from imuvid.data.mixture import AnyDataset
 from imuvid.data.progress import Progress
-from imuvid.data.shard_dataset import ShardDataset
 
 _NUM_READERS = 16
 """Most requests for samples at a time, of a process."""
@@ -53,13 +53,13 @@ class ReadAhead:
     """
 
     def __init__(
-        self, dataset: ShardDataset, num_samples: int, cache: ShardCache | None = None, progress: Progress | None = None
+        self, dataset: AnyDataset, num_samples: int, cache: ShardCache | None = None, progress: Progress | None = None
     ):
         self._dataset, self._num_samples, self._cache, self._progress = dataset, num_samples, cache, progress
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Read]:
         """Yield the items in their order with what was read of them."""
-        if self._dataset.store.local is not None:
+        if all(part.store.local is not None for part in self._dataset.parts):
             for item in items:
                 yield item, None
             return
@@ -78,7 +78,9 @@ class ReadAhead:
             if shards is not None:
                 shards.stop()
 
-    def _read(self, sample: int, shards: _Shards | None) -> bytes:
+    def _read(self, sample: int, shards: _Shards | None) -> bytes | None:
+        if self._dataset.at_shard(self._dataset.shard_of(sample))[0].store.local is not None:
+            return None
         raw = None if shards is None else shards.read(sample)
         return self._dataset.raw(sample) if raw is None else raw
 
@@ -98,11 +100,11 @@ class _Shards:
     """The shards of the far window: those that are in the cache are kept open, the others are fetched.
 
     Args:
-        dataset: at a URL.
+        dataset: at a URL; of a mixture, the shards that are.
         cache: that is filled.
     """
 
-    def __init__(self, dataset: ShardDataset, cache: ShardCache):
+    def __init__(self, dataset: AnyDataset, cache: ShardCache):
         self._dataset, self._cache = dataset, cache
         self._wanted: OrderedDict[int, int] = OrderedDict()  # samples of each shard in the window; first needed first
         self._files: dict[int, int] = {}
@@ -111,7 +113,7 @@ class _Shards:
         self._warnings = 0
         self._bytes = 0
         # Half of the cache, so that the other half can hold what other processes are not done with; or everything.
-        total = sum(dataset.least_size(shard) for shard in range(len(dataset.shard_sizes)))
+        total = sum(map(self._size, range(len(dataset.shard_sizes))))
         self._room = max(cache.max_bytes // 2, total if total <= cache.max_bytes else 0)
         self._changed = threading.Condition()
         self._stopped = False
@@ -128,7 +130,7 @@ class _Shards:
             window.append(item)
             with self._changed:
                 if shard not in self._wanted:
-                    self._bytes += self._dataset.least_size(shard)
+                    self._bytes += self._size(shard)
                     self._changed.notify_all()
                 self._wanted[shard] = self._wanted.get(shard, 0) + 1
         yield from window
@@ -140,7 +142,7 @@ class _Shards:
             self._wanted[shard] -= 1
             if not self._wanted[shard]:
                 del self._wanted[shard]
-                self._bytes -= self._dataset.least_size(shard)
+                self._bytes -= self._size(shard)
                 self._left_out.discard(shard)
                 self._close(shard)
 
@@ -179,11 +181,18 @@ class _Shards:
     def _has_room(self, shard: int) -> bool:
         if shard in self._wanted:
             return True
-        size = self._bytes + self._dataset.least_size(shard)
+        size = self._bytes + self._size(shard)
         return len(self._wanted) < _FAR_SHARDS and size <= self._room
 
+    def _size(self, shard: int) -> int:
+        """Bytes that a shard takes of the cache."""
+        local = self._dataset.at_shard(shard)[0].store.local
+        return self._dataset.least_size(shard) if local is None else 0
+
     def _digest(self, shard: int) -> str:
-        return self._dataset.info.sha256.get(self._dataset.shard_name(shard), "")
+        """Of a shard that may be kept; empty for others."""
+        part, name = self._dataset.at_shard(shard)
+        return part.info.sha256.get(name, "") if part.store.local is None else ""
 
     def _open(self, shard: int) -> int | None:
         if shard not in self._files and is_digest(self._digest(shard)):
@@ -217,11 +226,14 @@ class _Shards:
             if self._stopped or shard in self._left_out or shard not in self._wanted:
                 return False
             self._left_out.add(shard)
-        store, name = self._dataset.store, self._dataset.shard_name(shard)
+        part, name = self._dataset.at_shard(shard)
+        store = part.store
         try:
+            if not is_digest(self._digest(shard)):
+                return False
             size = store.size(name)
             # One that is too short is read by its samples, which say so.
-            if not is_digest(self._digest(shard)) or size < self._dataset.least_size(shard):
+            if size < self._dataset.least_size(shard):
                 return False
             fetched = self._cache.fetch(self._digest(shard), size, lambda path: store.fetch(name, path))
         except Exception as error:  # whatever it is, samples are read without the cache, and tell what is wrong

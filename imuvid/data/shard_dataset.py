@@ -7,9 +7,9 @@ import zlib
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from imuvid.data.augment import choose_frames
 from imuvid.data.batch import Example, recording_number
@@ -20,12 +20,15 @@ from imuvid.data.format import (
     decode_members,
     parse_tar,
     read_dataset_info,
-    read_index,
     read_recordings,
 )
 from imuvid.data.frame_memory import FrameMemory, decode_frames
+from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
+
+if TYPE_CHECKING:
+    from imuvid.data.mixture import MixtureDataset
 
 
 class ShardDataset:
@@ -51,53 +54,60 @@ class ShardDataset:
         if num_frames > stored:
             raise UserError(f"{folder}: {num_frames} frames of a window are asked for, {stored} are stored")
         self._num_frames = num_frames
-        table = read_index(folder, self.info)
-        ends = table.select(["shard"]).append_column("end", pc.add(table["offset"], table["size"]))
-        least = dict(zip(*ends.group_by("shard").aggregate([("end", "max")]).to_pydict().values(), strict=True))
-        good = pc.equal(pc.fill_null(table["verdict"], ""), "").to_numpy(zero_copy_only=False)
-        member = np.ones(table.num_rows, dtype=bool)
-        if split is not None:
-            member = table["split"].to_numpy(zero_copy_only=False) == split
-        rows = np.flatnonzero(member & good)
-        if not len(rows):
-            why = "see the split section of its build config"
-            if member.any():
-                why = f"all {member.sum()} windows fail a quality gate: see 'imuvid shards inspect'"
-            raise UserError(f"{folder}: no sample in split '{split}': {why}")
-        self.num_gated = int((member & ~good).sum())
+        self.index = Index(self.store, self.info, split)
+        self.num_gated = self.index.num_gated
         """Windows of the split that are left out, since they fail a quality gate."""
-        table = table.take(rows)
-        shards = table["shard"].to_pylist()
-        self._shards = list(dict.fromkeys(shards))
-        for name in self._shards:
-            # The name comes from a file that someone may have sent us: it must stay inside the folder.
-            if Path(name).name != name or name in ("", ".."):
-                raise UserError(f"{folder}: the index names the shard '{name}', which is no plain file name")
-        self._least_sizes = [least[name] for name in self._shards]
-        number = {name: i for i, name in enumerate(self._shards)}
-        self._shard = np.array([number[name] for name in shards], dtype=np.int32)
-        if (np.diff(self._shard) < 0).any():
-            raise UserError(f"{folder}: the rows of the index are not in the order of the shards: build it again")
-        self._offset = table["offset"].to_numpy()
-        self._size = table["size"].to_numpy()
-        self.weights = np.clip(pc.fill_null(table["weight"], 1.0).to_numpy().astype(np.float64), 0.0, 1.0)
+        self.weights = self.index.weights
         """float64 [N]: how often each sample is used relative to others."""
-        self._crc32 = table["crc32"].to_pylist()
-        self.keys: list[str] = table["key"].to_pylist()
-        self.recordings: list[str] = table["recording"].to_pylist()
-        self.subjects: list[str | None] = table["subject"].to_pylist()
-        self.starts_s: list[float] = table["start_s"].to_pylist()
-        self.labels: list[str | None] = table["label"].to_pylist()
         self._files: OrderedDict[int, int] = OrderedDict()
         self._measured: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the content of the dataset does."""
+        return self.info.fingerprint
+
+    @property
+    def parts(self) -> list[ShardDataset]:
+        """The datasets that it consists of: itself; see :class:`imuvid.data.mixture.MixtureDataset`."""
+        return [self]
 
     @property
     def shard_sizes(self) -> list[int]:
         """Number of samples in each shard that has any of this split."""
-        return np.bincount(self._shard, minlength=len(self._shards)).tolist()
+        return np.diff(self.index.shard_starts).tolist()
+
+    @cached_property
+    def keys(self) -> Column[str]:
+        """Of each sample. Like the columns below, read when it is first asked for."""
+        return self.index.column("key")
+
+    @cached_property
+    def recordings(self) -> Column[str]:
+        """Of each sample."""
+        return self.index.column("recording")
+
+    @cached_property
+    def subjects(self) -> Column[str | None]:
+        """Of each sample; None where unknown."""
+        return self.index.column("subject")
+
+    @cached_property
+    def starts_s(self) -> Column[float]:
+        """Of each sample, seconds."""
+        return self.index.column("start_s")
+
+    @cached_property
+    def labels(self) -> Column[str | None]:
+        """Of each sample; None where unlabelled."""
+        return self.index.column("label")
+
+    def statistics_of(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :attr:`imu_statistics` has of the recording of a sample."""
+        return self.imu_statistics[self.recordings[sample]]
 
     @cached_property
     def imu_statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -112,7 +122,7 @@ class ShardDataset:
         for row in table.select(["recording", "imu_mean", "imu_deviation"]).to_pylist():
             if row["imu_mean"] is not None and row["imu_deviation"] is not None:
                 found[row["recording"]] = (row["imu_mean"], row["imu_deviation"])
-        names = list(dict.fromkeys(self.recordings))
+        names = self.recordings.unique()
         missing = [name for name in names if name not in found]
         if missing:
             raise UserError(
@@ -140,28 +150,32 @@ class ShardDataset:
 
     def shard_of(self, sample: int) -> int:
         """Return the number of a sample's shard."""
-        return int(self._shard[sample])
-
-    def shard_name(self, shard: int) -> str:
-        """Return the file name of a shard."""
-        return self._shards[shard]
+        return self.index.shard_of(sample)
 
     def least_size(self, shard: int) -> int:
-        """Return how large a shard has to be to hold what the index says, bytes."""
-        return self._least_sizes[shard]
+        """Return how large a shard has to be to hold the samples of this split, bytes."""
+        return sum(self.span(int(self.index.shard_starts[shard + 1]) - 1))
+
+    def at_shard(self, shard: int) -> tuple[ShardDataset, str]:
+        """Return the dataset that has a shard, and the shard's file name there."""
+        return self, self.index.shards[shard]
 
     def where(self, sample: int) -> str:
-        """Return shard and key of a sample, for messages."""
-        return f"{self.store.where(self._shards[self._shard[sample]])}: sample {self.keys[sample]}"
+        """Return shard and key of a sample, for messages; its number, where the index is another one by now."""
+        shard = self.store.where(self.index.shards[self.shard_of(sample)])
+        try:
+            return f"{shard}: sample {self.keys[sample]}"
+        except UserError:
+            return f"{shard}: sample number {sample}"
 
     def span(self, sample: int) -> tuple[int, int]:
         """Return where in its shard a sample lies: offset and size, bytes."""
-        return int(self._offset[sample]), int(self._size[sample])
+        return self.index.span(sample)
 
     def intact(self, sample: int, raw: bytes) -> bool:
         """Return whether these are the bytes of a sample; of an index without checksums only their number is known."""
-        crc32 = self._crc32[sample]
-        return len(raw) == self._size[sample] and (crc32 is None or zlib.crc32(raw) == crc32)
+        crc32 = self.index.crc32(sample)
+        return len(raw) == self.span(sample)[1] and (crc32 is None or zlib.crc32(raw) == crc32)
 
     def raw(self, sample: int) -> bytes:
         """Read the bytes of one sample.
@@ -171,7 +185,7 @@ class ShardDataset:
             ValueError: it cannot be read. Names shard and key.
         """
         shard = self.shard_of(sample)
-        name, (offset, size) = self._shards[shard], self.span(sample)
+        name, (offset, size) = self.index.shards[shard], self.span(sample)
         try:
             if self.store.local is None:
                 if shard not in self._measured:
@@ -190,7 +204,7 @@ class ShardDataset:
             self._files.move_to_end(shard)
         else:
             assert self.store.local is not None
-            file = os.open(self.store.local / self._shards[shard], os.O_RDONLY)
+            file = os.open(self.store.local / self.index.shards[shard], os.O_RDONLY)
             try:
                 self._check_size(shard, sample, os.fstat(file).st_size)
             except CorruptSample:
@@ -202,10 +216,10 @@ class ShardDataset:
         return self._files[shard]
 
     def _check_size(self, shard: int, sample: int, size: int) -> None:
-        if size < self._least_sizes[shard]:
+        least = self.least_size(shard)
+        if size < least:
             raise CorruptSample(
-                f"{self.where(sample)}: the shard has {size} of the {self._least_sizes[shard]} bytes that its index"
-                " speaks of: truncated",
+                f"{self.where(sample)}: the shard has {size} of the {least} bytes that its index speaks of: truncated",
                 "truncated",
             )
         self._measured.add(shard)
@@ -228,33 +242,36 @@ class ShardDataset:
             decoded = decode_members(parse_tar(raw))
         except ValueError as error:
             raise CorruptSample(f"{self.where(sample)}: {error}", "members") from error
-        if decoded.key != self.keys[sample]:
-            where = self.store.where(self._shards[self._shard[sample]])
+        # The checksum is of the key as well; without one, the keys have to be at hand.
+        if self.index.crc32(sample) is None and decoded.key != self.keys[sample]:
+            where = self.store.where(self.index.shards[self.shard_of(sample)])
             raise CorruptSample(
                 f"{where}: holds {decoded.key} where the index says {self.keys[sample]}", "other_sample"
             )
         return decoded
 
-    def example(
+    def example(self, sample: int, raw: bytes | None = None) -> Example:
+        """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
+        return self.decode(sample, self.read(sample, raw))
+
+    def decode(
         self,
         sample: int,
-        raw: bytes | None = None,
+        stored: Sample,
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Read one sample and decode its frames.
+        """Decode the frames of a sample.
 
         Args:
             sample: its number.
-            raw: its bytes, where they were read before.
+            stored: what :meth:`read` gave.
             rng: draws the frame of each chunk; without it the frame in the middle is taken.
-            memory: where its frames are decoded; memory of their own without it.
+            memory: where the frames are decoded; memory of their own without it.
 
         Raises:
-            CorruptSample: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
-            ValueError: it cannot be read. Names shard and key.
+            CorruptSample: a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
         """
-        stored = self.read(sample, raw)
         dim = None if stored.embedding is None else len(stored.embedding)
         if dim != self.info.embedding_dim:
             raise CorruptSample(
@@ -286,7 +303,7 @@ class ShardDataset:
         return {**self.__dict__, "_files": OrderedDict()}
 
 
-def retrieval_windows(dataset: ShardDataset, choice: str) -> list[int]:
+def retrieval_windows(dataset: ShardDataset | MixtureDataset, choice: str) -> list[int]:
     """Return the samples that retrieval is judged on, in the order of the dataset.
 
     Overlapping windows look the same, so that a miss among them says nothing: there are none here.

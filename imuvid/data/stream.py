@@ -1,6 +1,6 @@
 """The training stream: webdataset composes the stages, the order and the position are ours.
 
-    OrderedSamples      (epoch, sample) of this rank's batches, from a step on, dealt to the loader's workers
+    OrderedSamples      (pass, sample) of this rank's batches, from a step on, dealt to the loader's workers
       -> read ahead     where the dataset is at a URL: the bytes of the next samples, by threads, through a cache
       -> decode         bytes of the shard at the index's offset -> arrays, frames as uint8; a corrupt one is replaced
       -> augment        a function of (seed, epoch, sample), in SI units
@@ -14,10 +14,11 @@ damaged tar in silence; its shards are the format all the same, and its stages d
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,12 +30,13 @@ from imuvid.data.augment import AugmentConfig, augment, mirrored_positions
 from imuvid.data.batch import Batch, Example, collate
 from imuvid.data.cache import ShardCache
 from imuvid.data.damage import read_or_replace
+from imuvid.data.format import Sample
 from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.mixture import AnyDataset, MixtureEntry, sample_order
 from imuvid.data.object_store import within
-from imuvid.data.order import SampleOrder
+from imuvid.data.order import Order
 from imuvid.data.progress import Progress
 from imuvid.data.read_ahead import Read, ReadAhead
-from imuvid.data.shard_dataset import ShardDataset
 from imuvid.imu.condition import ConditionConfig, condition
 
 
@@ -42,14 +44,24 @@ from imuvid.imu.condition import ConditionConfig, condition
 class DataConfig:
     """Where the windows come from and how they are read."""
 
-    path: str = "???"
-    """Dataset: a folder (with dataset.json), or its URL, as s3://bucket/name."""
+    path: str | None = None
+    """Dataset: a folder (with dataset.json), or its URL, as s3://bucket/name; or else a mixture."""
+    mixture: list[MixtureEntry] = field(default_factory=list)
+    """Several datasets in shares of their weights: [{path: a, weight: 3}, {path: b, weight: 1}]."""
     train_split: str = "train"
     val_split: str = "val"
     batch_size: int = 64
     """Global batch: windows a step, over all ranks."""
     block_shards: int = 0
     """Shards whose samples are shuffled together; 0 for all. Bounds how scattered the reads are."""
+    max_per_recording: int = 0
+    """Most windows of one recording in a global batch, since such are false negatives; 0 = no bound. See
+    imuvid.data.spread for what comes without."""
+    resampled: bool = False
+    """Draw each sample with replacement, instead of each once an epoch."""
+    epoch_samples: int | None = None
+    """Samples that count as an epoch in train.epochs, train.validate_every_epochs and the logs; None = as many as the
+    training split has, of a mixture the sum."""
     num_workers: int = 1
     """Loader processes of each rank; 0 reads in the training process."""
     timeout_s: float = 300.0
@@ -76,7 +88,7 @@ class OrderedSamples(IterableDataset):
     out in the same order for any n.
     """
 
-    def __init__(self, order: SampleOrder, batch_size: int, rank: int, world: int, first_step: int):
+    def __init__(self, order: Order, batch_size: int, rank: int, world: int, first_step: int):
         self.order, self.batch_size, self.rank, self.world, self.first_step = order, batch_size, rank, world, first_step
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -91,40 +103,56 @@ class OrderedSamples(IterableDataset):
 class _Decode:
     """Stage: (epoch, sample) and its bytes, if they were read -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
+    def __init__(self, dataset: AnyDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
         self.dataset, self.config, self.seed, self.progress = dataset, config, seed, progress
         self.mirror = mirrored_positions(dataset.info.positions)
-        self.memory = FrameMemory(local_batch)
+        self.local_batch, self.memory = local_batch, FrameMemory(local_batch)
 
-    def __call__(self, item: Read) -> Example:
-        (epoch, sample), raw = item
+    def __call__(self, items: Iterable[Read]) -> Iterator[Example]:
+        """Take a local batch of samples at a time: to read them one by one, between two decodings, would be twice as
+        dear, since each decoding takes the processor's cache.
+        """
+        items = iter(items)
+        while group := list(itertools.islice(items, self.local_batch)):
+            read = [self._read(sample, raw) for (_, sample), raw in group]
+            for (position, _), stored in zip(group, read, strict=True):
+                yield self._example(*position, stored)
+            self.progress.rests()
 
-        def read(number: int) -> Example:
+    def _read(self, sample: int, raw: bytes | ValueError | None) -> Sample | ValueError:
+        self.progress.reads(sample)
+        if isinstance(raw, ValueError):
+            return raw
+        try:
+            return self.dataset.read(sample, raw)
+        except ValueError as error:
+            return error
+
+    def _example(self, epoch: int, sample: int, stored: Sample | ValueError) -> Example:
+        def decode(number: int) -> Example:
             self.progress.reads(number)
-            own = raw if number == sample else None
+            own = stored if number == sample else self.dataset.read(number)
             if isinstance(own, ValueError):
                 raise own
             rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, number, 5]))
-            return self.dataset.example(number, own, rng, self.memory)
+            return self.dataset.decode(number, own, rng, self.memory)
 
-        example = read_or_replace(self.dataset, sample, read, self.config.max_corrupt)
+        example = read_or_replace(self.dataset, sample, decode, self.config.max_corrupt)
         # Augmentation is that of a sensor: it comes before the readings lose their units.
         augmented = augment(example, self.config.augment, self.seed, epoch, self.mirror)
         self.memory.keep(augmented.frames)
-        conditioned = _conditioned(augmented, self.dataset, self.config.condition)
-        self.progress.rests()
-        return conditioned
+        return _conditioned(augmented, self.dataset, self.config.condition)
 
 
-def _conditioned(example: Example, dataset: ShardDataset, config: ConditionConfig) -> Example:
+def _conditioned(example: Example, dataset: AnyDataset, config: ConditionConfig) -> Example:
     recording = None
     if config.normalise == "recording":
-        recording = dataset.imu_statistics[dataset.recordings[example.sample]]
+        recording = dataset.statistics_of(example.sample)
     return dataclasses.replace(example, imu=condition(example.imu, example.valid, config, recording))
 
 
 def training_stream(
-    dataset: ShardDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
+    dataset: AnyDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
 ) -> Iterator[Batch]:
     """Return the endless iterator over this rank's local batches, beginning with that of ``first_step``.
 
@@ -138,12 +166,12 @@ def training_stream(
     """
     if config.condition.normalise == "recording":
         _ = dataset.imu_statistics  # read once, not by every worker
-    order = SampleOrder(dataset.shard_sizes, seed, config.block_shards, dataset.weights)
+    order = sample_order(dataset, config, seed)
     progress = Progress(config.num_workers)
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
         ReadAhead(dataset, config.read_ahead, open_cache(config, dataset), progress),
-        webdataset.map(_Decode(dataset, config, seed, config.batch_size // world, progress)),
+        _Decode(dataset, config, seed, config.batch_size // world, progress),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(
@@ -158,13 +186,13 @@ def training_stream(
     return _batches(loader, config.timeout_s, rank, lambda worker: progress.describe(worker, dataset.where))
 
 
-def open_cache(config: DataConfig, dataset: ShardDataset) -> ShardCache | None:
+def open_cache(config: DataConfig, dataset: AnyDataset) -> ShardCache | None:
     """Return the cache of the dataset's shards; None where there is none to be, or the dataset is in a local folder.
 
     Raises:
         UserError: it cannot be written to.
     """
-    if config.cache_dir is None or dataset.store.local is not None:
+    if config.cache_dir is None or all(part.store.local is not None for part in dataset.parts):
         return None
     return ShardCache(config.cache_dir, int(config.cache_gb * 1e9))
 
@@ -213,7 +241,7 @@ def _obey_parent() -> None:
 
 
 def evaluation_batches(
-    dataset: ShardDataset, samples: list[int], batch_size: int, config: ConditionConfig
+    dataset: AnyDataset, samples: list[int], batch_size: int, config: ConditionConfig
 ) -> Iterator[Batch]:
     """Yield the given samples in order, unaugmented but conditioned, in batches of at most ``batch_size``.
 

@@ -42,7 +42,7 @@ class StreamState:
     batch_size: int
     """Global."""
     fingerprint: str
-    """Of the dataset (DatasetInfo.fingerprint)."""
+    """Of the dataset (DatasetInfo.fingerprint); of a mixture, weight * fingerprint of each, joined by +."""
     corrupt: dict[str, str] = field(default_factory=dict)
     """Corrupt samples that were replaced by now, with the reasons; no more than data.max_corrupt."""
     format: int = 1

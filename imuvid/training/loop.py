@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from imuvid import config as configs
 from imuvid.data.damage import Damage
+from imuvid.data.mixture import sample_order
 from imuvid.data.order import epoch_size
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
@@ -120,7 +121,8 @@ class _Run:
         middle = retrieval_windows(self.held_out, config.train.validate_windows)
         stride = -(-len(middle) // config.train.validate_max_windows)
         self.validation_samples = middle[::stride]
-        self.epoch_size = epoch_size(self.dataset.weights)
+        self.order = sample_order(self.dataset, config.data, config.seed)
+        self.epoch_size = config.data.epoch_samples or self.order.num_samples
         steps_per_epoch = self.epoch_size / config.data.batch_size
         self.num_steps = math.ceil(config.train.epochs * steps_per_epoch)
         self.validate_every = max(1, round(config.train.validate_every_epochs * steps_per_epoch))
@@ -173,6 +175,7 @@ class _Run:
             "data_wait_share": waits[0].item(),
             "data_wait_longest_s": waits[1].item(),
             **self.damage.figures(),
+            **self._counters(),
             **({"gradient_norm": norm} if norm is not None else {}),
         }
         self.meters.write(self.step, "train", line)
@@ -183,6 +186,18 @@ class _Run:
         )
         if news := self.damage.news():
             self.meters.say(f"step {self.step}  {news}")
+
+    def _counters(self) -> dict[str, float]:
+        """Of each dataset of a mixture: samples that were trained on, and how many of its epochs that is."""
+        parts = self.dataset.parts
+        if len(parts) == 1:
+            return {}
+        seen = self.order.seen(self.step * self.config.data.batch_size)
+        figures: dict[str, float] = {}
+        for number, (part, samples) in enumerate(zip(parts, seen, strict=True)):
+            name = f"{number}_{part.info.name}"
+            figures |= {f"samples/{name}": samples, f"epochs/{name}": samples / epoch_size(part.weights)}
+        return figures
 
     def validate(self) -> dict[str, float]:
         """Retrieval on the held-out windows."""
@@ -206,7 +221,7 @@ class _Run:
             samples_seen=self.step * self.config.data.batch_size,
             seed=self.config.seed,
             batch_size=self.config.data.batch_size,
-            fingerprint=self.dataset.info.fingerprint,
+            fingerprint=self.dataset.fingerprint,
             corrupt=self.damage.known,
         )
         has_pictures = self.dataset.info.video_embedding is None
@@ -252,7 +267,7 @@ class _Run:
             provenance=self._provenance()
             | {
                 "objective": self.config.model.objective.kind,
-                "train_subjects": sorted({s for s in self.dataset.subjects if s is not None}),
+                "train_subjects": sorted({s for s in self.dataset.subjects.unique() if s is not None}),
                 "train_windows": len(self.dataset),
             },
         )
@@ -269,8 +284,8 @@ class _Run:
         save_video_encoder(folder, encoder, state)
 
     def _provenance(self) -> dict[str, Any]:
-        info = self.dataset.info
-        return {"run": self.config.name, "step": self.step, "dataset": info.name, "fingerprint": info.fingerprint}
+        name, fingerprint = self.dataset.info.name, self.dataset.fingerprint
+        return {"run": self.config.name, "step": self.step, "dataset": name, "fingerprint": fingerprint}
 
     def _prepare_folder(self) -> Path | None:
         """Make or check the run folder on rank 0; return the checkpoint that every rank resumes from."""
@@ -287,7 +302,7 @@ class _Run:
 
     def _claim_folder(self) -> Path | None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        checkpoint = check_run_folder(self.config, self.dataset.info.fingerprint)
+        checkpoint = check_run_folder(self.config, self.dataset.fingerprint)
         # By way of another name: a half-written config would be that of another run at the next start.
         temporary = self.folder / "config.yaml.tmp"
         temporary.write_text(configs.to_yaml(self.config))
@@ -310,7 +325,7 @@ class _Run:
             f"run {self.folder}: {position}; {self.num_steps} steps of {self.config.data.batch_size} windows on"
             f" {self.world} rank{'s' * (self.world > 1)} ({self.device.type}, {self.config.engine.dtype}, ZeRO"
             f" {self.config.engine.zero_stage}); {len(self.dataset)} training windows of"
-            f" {len(set(self.dataset.recordings))} recordings, {len(self.validation_samples)} held-out windows"
+            f" {len(self.dataset.recordings.unique())} recordings, {len(self.validation_samples)} held-out windows"
         )
 
 

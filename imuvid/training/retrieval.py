@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.mixture import AnyDataset
 from imuvid.data.stream import evaluation_batches
 from imuvid.distributed import rank, world_size
 from imuvid.imu.condition import ConditionConfig
@@ -40,7 +40,7 @@ def retrieval_scores(queries: Tensor, candidates: Tensor, chunk: int = 1024) -> 
 @torch.no_grad()
 def validate(
     model: TwoTower,
-    dataset: ShardDataset,
+    dataset: AnyDataset,
     samples: list[int],
     batch_size: int,
     device: torch.device,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from imuvid import config as configs
-from imuvid.data.order import epoch_size
-from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
+from imuvid.data.mixture import AnyDataset, changed_part, open_split, sample_order
+from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import DataConfig, open_cache
 from imuvid.errors import UserError
 from imuvid.imu.condition import check_condition
@@ -23,12 +23,12 @@ from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import resolve_dtype
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
-FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "engine.timeout_s"}
+FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
 FREE_TO_CHANGE |= {"data.read_ahead", "data.cache_dir", "data.cache_gb", "data.max_corrupt"}
 FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
 
 
-def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, ShardDataset]:
+def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyDataset]:
     """Open the training and the held-out split, and refuse what cannot be trained on ``world`` ranks.
 
     Raises:
@@ -41,20 +41,22 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
         raise UserError(
             f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
         )
-    train = ShardDataset(config.data.path, config.data.train_split, config.data.num_frames)
-    held_out = ShardDataset(config.data.path, config.data.val_split, config.data.num_frames)
-    if config.data.batch_size > epoch_size(train.weights):
+    train = open_split(config.data, config.data.train_split)
+    held_out = open_split(config.data, config.data.val_split)
+    where = " + ".join(str(part.store) for part in train.parts)
+    order = sample_order(train, config.data, config.seed)
+    if config.data.batch_size > order.num_samples:
         raise UserError(
-            f"data.batch_size={config.data.batch_size} exceeds the {epoch_size(train.weights)} samples of split"
-            f" '{config.data.train_split}' in {config.data.path}"
+            f"data.batch_size={config.data.batch_size} exceeds the {order.num_samples} samples of split"
+            f" '{config.data.train_split}' in {where}"
         )
     if train.info.num_frames == 0:
-        raise UserError(f"{config.data.path}: has no video: build it with frames.num above 0 to pretrain on it")
-    _check_video_tower(config.model.video_tower, train.info.embedding_dim, config.data.path)
-    shared = {s for s in train.subjects if s} & {s for s in held_out.subjects if s}
+        raise UserError(f"{where}: has no video: build it with frames.num above 0 to pretrain on it")
+    _check_video_tower(config.model.video_tower, train.info.embedding_dim, where)
+    shared = {s for s in train.subjects.unique() if s} & {s for s in held_out.subjects.unique() if s}
     if shared:
         raise UserError(
-            f"{config.data.path}: {len(shared)} subjects are in the training and in the held-out split: retrieval would"
+            f"{where}: {len(shared)} subjects are in the training and in the held-out split: retrieval would"
             " be measured on people it was trained on; mend the split section of the build config"
         )
     retrieval_windows(held_out, config.train.validate_windows)
@@ -71,7 +73,7 @@ def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
 
     Args:
         config: of the run; its folder is looked at.
-        fingerprint: of the dataset (DatasetInfo.fingerprint).
+        fingerprint: of the dataset or mixture.
 
     Raises:
         UserError: the folder holds a run with another config, or the dataset is another than that run's.
@@ -87,9 +89,12 @@ def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
                 f" or choose another name=..."
             )
     checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint and read_stream_state(checkpoint).fingerprint != fingerprint:
+    before = read_stream_state(checkpoint).fingerprint if checkpoint else fingerprint
+    if before != fingerprint:
+        paths = [entry.path for entry in config.data.mixture]
+        what = changed_part(before, fingerprint, paths) if paths else f"{config.data.path} has changed"
         raise UserError(
-            f"{config.data.path} has changed since {checkpoint} was written: the order of its samples is not the same"
+            f"{what} since {checkpoint} was written: the order of its samples is not the same"
             " any more; start a new run with another name=..."
         )
     return checkpoint
@@ -101,6 +106,8 @@ def _check_settings(config: PretrainConfig) -> None:
         ("seed", lambda seed: seed >= 0, "must be 0 or more"),
         ("data.batch_size", lambda size: size >= 1, "must be at least 1"),
         ("data.block_shards", lambda number: number >= 0, "must be 0 or more"),
+        ("data.max_per_recording", lambda number: number >= 0, "must be 0 or more"),
+        ("data.epoch_samples", lambda number: number is None or number >= 1, "must be at least 1"),
         ("data.num_workers", lambda number: number >= 0, "must be 0 or more"),
         ("data.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("data.max_corrupt", lambda number: number >= 0, "must be 0 or more"),
@@ -126,7 +133,7 @@ def _check_settings(config: PretrainConfig) -> None:
     check_condition(config.data.condition, "data.condition")
 
 
-def _check_statistics(data: DataConfig, train: ShardDataset, held_out: ShardDataset) -> None:
+def _check_statistics(data: DataConfig, train: AnyDataset, held_out: AnyDataset) -> None:
     """Where recordings are normalised: are their statistics there, and are they those of what is trained on?"""
     if data.condition.normalise != "recording":
         return
@@ -140,19 +147,19 @@ def _check_statistics(data: DataConfig, train: ShardDataset, held_out: ShardData
         _ = dataset.imu_statistics  # raises, where they are missing
 
 
-def _check_augmentation(data: DataConfig, train: ShardDataset) -> None:
+def _check_augmentation(data: DataConfig, train: AnyDataset) -> None:
     """Refuse what would part an embedding of the video from its IMU."""
     if train.info.embedding_dim is None:
         return
     for name in ("shift_range", "flip_share"):
         if (value := getattr(data.augment, name)) > 0:
             raise UserError(
-                f"data.augment.{name}={value:g}: {data.path} holds embeddings of the frames, which cannot follow the"
+                f"data.augment.{name}={value:g}: the dataset holds embeddings of the frames, which cannot follow the"
                 f" IMU; set data.augment.{name}=0"
             )
 
 
-def _check_cache(data: DataConfig, train: ShardDataset) -> None:
+def _check_cache(data: DataConfig, train: AnyDataset) -> None:
     """Refuse a cache that would not hold a block of shards and the next one: each shard would come several times."""
     cache = open_cache(data, train)
     if cache is None:

@@ -23,7 +23,7 @@ PER_SHARD = 13
 def flip(folder: Path, sample: int, place: int = 700) -> None:
     """Change one bit of a sample's bytes."""
     dataset = ShardDataset(folder, None)
-    path = folder / dataset.shard_name(dataset.shard_of(sample))
+    path = folder / dataset.at_shard(dataset.shard_of(sample))[1]
     raw = bytearray(path.read_bytes())
     raw[dataset.span(sample)[0] + place] ^= 1
     path.write_bytes(raw)

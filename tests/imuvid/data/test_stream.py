@@ -267,9 +267,9 @@ def test_a_worker_that_is_killed_is_named_with_what_it_read(tiny_dataset):
     before = set(children())
 
     class Slow(ShardDataset):
-        def example(self, *arguments):
+        def read(self, *arguments):
             time.sleep(0.2)
-            return super().example(*arguments)
+            return super().read(*arguments)
 
     config = DataConfig(path=str(tiny_dataset), batch_size=8, num_workers=1)
     stream = training_stream(Slow(tiny_dataset, "train"), config, 5, 2, 4, 0, False)

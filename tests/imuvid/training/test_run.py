@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from imuvid.models.encoder import load_encoder
 from imuvid.training.checkpoint import manifest_problem
+from tests.tiny_dataset import write_tiny_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -334,3 +335,29 @@ def test_sharding_does_not_change_what_is_learnt(variants, name):
         torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance)
     losses, expected = ([line["loss"] for line in lines_of(folder / run)] for run in (name, "ZeRO 0"))
     assert losses == pytest.approx(expected, rel=tolerance)
+
+
+def test_a_mixture_counts_its_datasets_and_is_resumed_where_it_was_stopped(tiny_dataset, tmp_path):
+    second = write_tiny_dataset(tmp_path / "second", 20, 6, 7, people="p")
+    mixture = f"data.mixture=[{{path: {tiny_dataset}, weight: 3}},{{path: {second}, weight: 1}}]"
+    words = ["data.path=null", mixture, "train.epochs=3", "train.checkpoint_every_steps=4"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+    code, _, errors = Run(whole, tiny_dataset, *words).end()
+    assert (code, errors) == (0, ""), errors
+    run = Run(stopped, tiny_dataset, *words)
+    run.wait_for_step(9)
+    os.kill(run.process.pid, signal.SIGTERM)
+    run.end()
+    code, output, errors = Run(stopped, tiny_dataset, *words, nproc=2).end()
+    assert (code, errors) == (0, ""), errors
+    assert "resumed at step" in output
+    lines = lines_of(stopped / "run")
+    assert [line["loss"] for line in lines] == [line["loss"] for line in lines_of(whole / "run")]
+    last = lines[-1]  # 24 steps of 8 = 192 = 3 epochs of 44 + 20
+    assert (last["step"], last["samples/0_tiny"], last["samples/1_tiny"]) == (24, 144, 48)
+    assert (last["epochs/0_tiny"], last["epochs/1_tiny"]) == (pytest.approx(144 / 44), pytest.approx(48 / 20))
+    encoder = load_encoder(stopped / "run/checkpoints/step-00000024/encoder").config
+    assert encoder.provenance["train_windows"] == 64
+    assert len(encoder.provenance["fingerprint"].split("+")) == 2
