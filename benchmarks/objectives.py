@@ -134,16 +134,17 @@ def peak_bytes(step: Callable[[], None]) -> int:
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
-    before = _status_bytes("VmRSS")
+    before = _bytes("/proc/self/status", "VmRSS")
     step()
-    return _status_bytes("VmHWM") - before
+    return _bytes("/proc/self/status", "VmHWM") - before
 
 
-def _status_bytes(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _bytes(file: str, name: str) -> int:
+    """Return what a file of /proc says in kB."""
+    for line in Path(file).read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}")
+    raise RuntimeError(f"{file} has no {name}")
 
 
 def seconds(step: Callable[[], None]) -> float:
@@ -177,12 +178,12 @@ def measure(objective: str, batch: int, world: int, peer: ModuleType | None, rep
 
 
 def fits(batch: int, world: int, quick: bool) -> tuple[bool, bool]:
-    """Say whether ours and open_clip's are run: by time on a CPU, open_clip's by memory on a GPU."""
-    logits = batch * batch // world  # of one rank
+    """Say whether ours and open_clip's are run: by time on a CPU, and open_clip's by memory."""
+    logits = batch * batch // world  # of one rank, of which open_clip's losses keep up to seven copies
     if DEVICE.type == "cuda":
         return True, 32 * logits < torch.cuda.get_device_properties(DEVICE).total_memory
     in_time = logits <= (2**24 if quick else 2**28)
-    return in_time, in_time
+    return in_time, in_time and 32 * logits < _bytes("/proc/meminfo", "MemAvailable")
 
 
 def main() -> int:
