@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,7 @@ def build_objective(config: ObjectiveConfig, widths: Widths) -> WeightedSum:
         UserError: a kind is unknown or given twice, a weight is no positive number, or an objective needs tokens that
             a tower does not give.
     """
+    _check_settings(config)
     margin_s = 0.0
     if config.mask_same_recording:
         margin_s = math.inf if config.mask_margin_s is None else config.mask_margin_s
@@ -102,6 +105,30 @@ def build_objective(config: ObjectiveConfig, widths: Widths) -> WeightedSum:
     for name in weights:
         _check_tokens(name, widths)
     return WeightedSum({name: kinds[name]() for name in weights}, weights)
+
+
+def _check_settings(config: ObjectiveConfig) -> None:
+    demands: list[tuple[str, Callable[[Any], bool], str]] = [
+        ("mask_margin_s", lambda seconds: seconds is None or seconds >= 0, "must be 0 or more, or null"),
+        ("second_view.crop_share", lambda share: 0 < share <= 1, "must be above 0 and at most 1"),
+        ("second_view.negate_share", lambda share: 0 <= share <= 1, "must be 0 to 1"),
+        ("second_view.permute_segments", lambda number: number >= 0, "must be 0 or more"),
+        ("cheshmi2025_softmax.temperature", lambda value: value > 0, "must be above 0"),
+        ("nt_xent.temperature", lambda value: value > 0, "must be above 0"),
+        ("masked.share", lambda share: 0 < share < 1, "must be between 0 and 1"),
+        ("masked.patch_samples", lambda number: number >= 1, "must be at least 1"),
+        ("masked.num_sensors", lambda number: number >= 1, "must be at least 1"),
+        ("comodo.queue_size", lambda number: number >= 1, "must be at least 1"),
+        ("comodo.student_temperature", lambda value: value > 0, "must be above 0"),
+        ("comodo.teacher_temperature", lambda value: value > 0, "must be above 0"),
+        ("primus.self_share", lambda share: 0 <= share <= 1, "must be 0 to 1"),
+        ("primus.queue_size", lambda number: number >= 0, "must be 0 or more"),
+        ("focal.private_temperature", lambda value: value > 0, "must be above 0"),
+    ]
+    for key, holds, demand in demands:
+        value = operator.attrgetter(key)(config)
+        if not holds(value):
+            raise UserError(f"model.objective.{key}={value} {demand}")
 
 
 def _check_tokens(kind: str, widths: Widths) -> None:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
-from imuvid.models.norm import GlobalBatchNorm
-from imuvid.training.grad_cache import CachedForward
+from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
 
 
@@ -132,7 +131,12 @@ class Engine:
         self._micro_batch_size = config.micro_batch_size
         self._cached: CachedForward | None = None
         if config.micro_batch_size:
-            _check_cacheable(model, config.zero_stage, deepspeed)
+            check_cacheable(model)
+            if config.zero_stage and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
+                raise UserError(
+                    f"engine.micro_batch_size: DeepSpeed {deepspeed.__version__} cannot add up gradients under ZeRO:"
+                    f" install 0.19.8 or newer, or set engine.zero_stage=0 instead of {config.zero_stage}"
+                )
         settings = {
             "train_micro_batch_size_per_gpu": local_batch_size,
             "gradient_accumulation_steps": 1,
@@ -229,20 +233,6 @@ class Engine:
             return
         with self._deepspeed.zero.GatheredParameters(parameters):
             yield
-
-
-def _check_cacheable(model: nn.Module, zero_stage: int, deepspeed: Any) -> None:
-    """Refuse gradient caching where its result would not be that of the whole batch."""
-    if any(isinstance(module, GlobalBatchNorm) for module in model.modules()):
-        raise UserError(
-            "engine.micro_batch_size: a tower has batch normalisation, whose statistics would be those of a part of the"
-            " batch: set it to 0, or choose towers with layer normalisation"
-        )
-    if zero_stage and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
-        raise UserError(
-            f"engine.micro_batch_size: DeepSpeed {deepspeed.__version__} cannot add up gradients under ZeRO: install"
-            f" 0.19.8 or newer, or set engine.zero_stage=0 instead of {zero_stage}"
-        )
 
 
 @contextlib.contextmanager

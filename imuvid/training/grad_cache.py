@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
+from imuvid.errors import UserError
+from imuvid.models.norm import GlobalBatchNorm
 from imuvid.objectives.views import Views
 
 
@@ -52,6 +54,19 @@ class CachedForward:
             value, _ = self._model(part, {name: x[start:stop] for name, x in slopes.items()})
             backward(value, stop == sum(map(len, self._parts)))
             start = stop
+
+
+def check_cacheable(model: nn.Module) -> None:
+    """Refuse a model whose loss would not be that of the whole batch.
+
+    Raises:
+        UserError: it has batch normalisation.
+    """
+    if any(isinstance(module, GlobalBatchNorm) for module in model.modules()):
+        raise UserError(
+            "engine.micro_batch_size: a tower has batch normalisation, whose statistics would be those of a part of the"
+            " batch: set it to 0, or choose towers with layer normalisation"
+        )
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
