@@ -266,7 +266,7 @@ class _Run:
             condition=self.config.data.condition,
             provenance=self._provenance()
             | {
-                "objective": self.config.model.objective.kind,
+                "objective": " + ".join([self.config.model.objective.kind, *self.config.model.objective.extra]),
                 "train_subjects": sorted({s for s in self.dataset.subjects.unique() if s is not None}),
                 "train_windows": len(self.dataset),
             },

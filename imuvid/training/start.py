@@ -21,6 +21,7 @@ from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.checkpoint import latest_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import resolve_dtype
+from imuvid.training.grad_cache import check_cacheable
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
@@ -64,7 +65,10 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     _check_augmentation(config.data, train)
     _check_cache(config.data, train)
     with torch.device("meta"):  # takes neither memory nor time
-        TwoTower(_without_weights(config.model), dtype)
+        model = TwoTower(_without_weights(config.model), dtype)
+    _check_objective(config, model.objective.needs, len(train.info.positions))
+    if config.engine.micro_batch_size:
+        check_cacheable(model)
     return train, held_out
 
 
@@ -118,6 +122,7 @@ def _check_settings(config: PretrainConfig) -> None:
         ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
@@ -130,6 +135,21 @@ def _check_settings(config: PretrainConfig) -> None:
         if not holds(value):
             raise UserError(f"{key}={value} {demand}")
     check_condition(config.data.condition, "data.condition")
+
+
+def _check_objective(config: PretrainConfig, needs: frozenset[str], num_sensors: int) -> None:
+    """Refuse an objective that does not fit the windows."""
+    objective = config.model.objective
+    if "hidden" in needs and objective.masked.num_sensors != num_sensors:
+        raise UserError(
+            f"model.objective.masked.num_sensors={objective.masked.num_sensors}, but the windows have {num_sensors}"
+            f" sensors: set it to {num_sensors}"
+        )
+    if "second_features" in needs and objective.second_view.rotate and config.data.condition.normalise != "none":
+        raise UserError(
+            "model.objective.second_view.rotate=true turns readings in SI units, which data.condition.normalise="
+            f"{config.data.condition.normalise} takes from them: set one to false or the other to none"
+        )
 
 
 def _check_statistics(data: DataConfig, train: AnyDataset, held_out: AnyDataset) -> None:

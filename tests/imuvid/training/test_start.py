@@ -47,6 +47,10 @@ def test_a_sound_start_gives_both_splits(tiny_dataset):
         ("name=../a", ["name=../a"]),
         ("name=..", ["name=.."]),
         ("model.objective.kind=clip", ["'clip'", "sigmoid", "infonce"]),
+        ("model.objective.masked.share=1", ["model.objective.masked.share=1", "between 0 and 1"]),
+        ("model.objective.extra={nt_xent: -1}", ["objective.extra.nt_xent", "above 0"]),
+        ("engine.micro_batch_size=-1", ["engine.micro_batch_size=-1"]),
+        ("engine.micro_batch_size=2", ["engine.micro_batch_size", "batch normalisation"]),
         ("model.imu_tower.kind=rnn", ["'rnn'", "cnn", "patchtst"]),
         ("model.video_tower.kind=rnn", ["'rnn'", "cnn", "videomae"]),
         ("model.imu_tower.cnn.channels=[4]", ["imu_tower.cnn", "channels"]),
@@ -69,6 +73,13 @@ def test_what_does_not_fit_is_refused(tiny_dataset, word, parts):
     message = refused(check_start, config_of(tiny_dataset, word), 4)
     for part in parts:
         assert part in message
+
+
+def test_a_second_view_is_not_turned_where_readings_have_lost_their_units(tiny_dataset):
+    words = ["model.objective.kind=nt_xent", "data.condition.normalise=window"]
+    message = refused(check_start, config_of(tiny_dataset, *words), 4)
+    assert "model.objective.second_view.rotate" in message
+    check_start(config_of(tiny_dataset, *words, "model.objective.second_view.rotate=false"), 4)
 
 
 def test_a_dataset_without_video_is_refused(tiny_dataset, tmp_path):
