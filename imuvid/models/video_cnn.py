@@ -42,6 +42,7 @@ class VideoCnn(Tower):
     def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
         """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; the tokens are the last layer's."""
         x = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # [B, 3, F, H, W]
+        x = x * frame_valid[:, None, :, None, None]
         if self.motion:
             # A difference to a frame that is not there would be a flash.
             both = (frame_valid[:, 1:] & frame_valid[:, :-1])[:, None, :, None, None]
