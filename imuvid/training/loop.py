@@ -6,7 +6,6 @@ loss that is not finite on one of them, stops all at the same step.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -256,10 +255,9 @@ class _Run:
         state = self.engine.tower_state("imu_tower")
         if self.rank:
             return
-        tower = self.config.model.imu_tower
         info = self.dataset.info
         encoder = EncoderConfig(
-            tower=dataclasses.replace(tower, patchtst=dataclasses.replace(tower.patchtst, weights=None)),
+            tower=self.config.model.imu_tower,
             imu_rate_hz=info.imu_rate_hz,
             window_s=info.window_s,
             positions=info.positions,
