@@ -15,6 +15,7 @@ from imuvid.objectives.build import ObjectiveConfig, build_objective
 from imuvid.objectives.comodo import ComodoConfig
 from imuvid.objectives.masked import MaskedConfig
 from imuvid.objectives.objective import Widths
+from imuvid.objectives.primus import PrimusConfig
 from imuvid.objectives.queue import Queue
 from tests.imuvid.objectives.test_terms import WIDTHS, make_views
 
@@ -150,11 +151,22 @@ def test_the_margin_is_of_the_recording_only_where_it_is_asked_for():
     assert margin(mask_same_recording=False, mask_margin_s=2.5) == 0
 
 
+def test_neighbours_count_only_once_there_are_any():
+    losses = []
+    for size in (0, 9):
+        torch.manual_seed(0)
+        config = ObjectiveConfig(kind="primus", primus=PrimusConfig(queue_size=size))
+        objective = build_objective(config, WIDTHS)
+        losses.append([objective(make_views(seed=seed))[0].item() for seed in (0, 1)])
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] < losses[1][1]
+
+
 def test_a_queue_keeps_the_newest_rows_in_turn():
     queue, kept = Queue(5, [2]), []
     generator = torch.Generator().manual_seed(0)
     for step in range(9):
-        rows = torch.randn(3 if step < 8 else 7, 2, generator=generator)
+        rows = torch.randn(3 if step < 8 else 20, 2, generator=generator)
         there = torch.rand(len(rows), generator=generator) < 0.7
         queue.put([rows], there)
         kept = (kept + rows[there].tolist())[-5:]

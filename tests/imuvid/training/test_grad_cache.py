@@ -17,6 +17,7 @@ from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.models.video_embedding import VideoEmbeddingConfig
 from imuvid.objectives.build import ObjectiveConfig
 from imuvid.objectives.views import Views
+from imuvid.training.grad_cache import CachedForward
 from tests.ranks import run_ranks
 
 BATCH, WORLD, PART = 20, 2, 4  # two parts of four windows and one of two on a rank
@@ -79,11 +80,11 @@ def on_rank(rank: int, stages: list[int]) -> dict:
     return results
 
 
-def one_big_batch() -> tuple[float, dict]:
+def one_big_batch(world: int) -> tuple[float, dict]:
     """The same draws in one graph over all ranks' parts."""
     model, whole, parts = make_model(), make_batch(), []
-    local = BATCH // WORLD
-    for rank in range(WORLD):
+    local = BATCH // world
+    for rank in range(world):
         torch.manual_seed(SEED + rank)
         for start in range(rank * local, (rank + 1) * local, PART):
             parts.append(model.views(rows_of(whole, slice(start, min(start + PART, (rank + 1) * local)))))
@@ -94,16 +95,30 @@ def one_big_batch() -> tuple[float, dict]:
 
 @pytest.mark.slow
 def test_gradients_are_those_of_one_big_batch():
-    expected_loss, expected = one_big_batch()
+    expected_loss, expected = one_big_batch(WORLD)
     ranks = run_ranks(on_rank, WORLD, [0, 1, 2, 3])
-    whole = np.sqrt(sum(np.square(gradient).sum() for gradient in expected.values()))
     for stage in ranks[0]:
         assert np.mean([rank[stage][0] for rank in ranks]) == pytest.approx(expected_loss, rel=1e-5)
-        for name, gradient in expected.items():
-            # Some gradients are zero but for rounding (the bias of keys under a softmax).
-            tolerance = 1e-5 * max(np.linalg.norm(gradient), 1e-4 * whole)
-            for rank in ranks:
-                assert np.linalg.norm(rank[stage][1][name] - gradient) <= tolerance, (stage, name)
+        for rank in ranks:
+            close(rank[stage][1], expected)
+
+
+def test_one_process_equals_one_big_batch():
+    expected_loss, expected = one_big_batch(1)
+    model = make_model()
+    torch.manual_seed(SEED)
+    cached = CachedForward(model, model.views, make_batch(), PART)
+    assert cached.loss.item() == pytest.approx(expected_loss, rel=1e-5)
+    cached.backward(lambda value, _last: value.backward())
+    close({n: p.grad.numpy() for n, p in model.named_parameters() if p.requires_grad}, expected)
+
+
+def close(found: dict, expected: dict) -> None:
+    whole = np.sqrt(sum(np.square(gradient).sum() for gradient in expected.values()))
+    for name, gradient in expected.items():
+        # Some gradients are zero but for rounding (the bias of keys under a softmax).
+        tolerance = 1e-5 * max(np.linalg.norm(gradient), 1e-4 * whole)
+        assert np.linalg.norm(found[name] - gradient) <= tolerance, name
 
 
 def test_batch_normalisation_is_refused():
