@@ -1,92 +1,52 @@
-"""Batch normalisation whose statistics are those of the global batch, on any backend."""
+"""A first-in-first-out memory of embeddings, the same on all ranks (MoCo: He et al., CVPR 2020)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from imuvid.distributed import sum_over_ranks, world_size
+from imuvid.distributed import gather_batch
 
 
-class GlobalBatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, 2015, Algorithm 1) over the concatenated batch of all ranks.
+class Queue(nn.Module):
+    """The last ``size`` rows that were put in on any rank. What has never been filled is marked as such.
 
-    ``torch.nn.SyncBatchNorm`` does the same but refuses CPU tensors; plain BatchNorm makes the result depend on
-    the number of ranks. Statistics are float32 whatever the input. Expects [B, C, ...] with the same number of
-    elements on every rank; returns the same shape and dtype.
+    Args:
+        size: rows.
+        dims: width of each of the tensors that are kept side by side.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
+    rows: Tensor
+    filled: Tensor
+    position: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(self, size: int, dims: list[int]):
         super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+        self.size, self.dims = size, dims
+        self.register_buffer("rows", torch.zeros(size, sum(dims)))
+        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
+        self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            mean, variance = self.running_mean, self.running_var
-        elif world_size() == 1:
-            # The fused kernel, a third of the time on CPUs; it updates the running statistics itself.
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
-            )
-        else:
-            mean, variance = self._global_statistics(x.float())
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
+    def contents(self) -> list[Tensor]:
+        """Return copies of the kept tensors, [size, dim] each: what is put in later does not change them."""
+        return list(self.rows.clone().split(self.dims, dim=1))
 
-    def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        axes = [0, *range(2, x.ndim)]
-        count = x.numel() // x.shape[1] * world_size()
-        # The local variance around the local mean, then Chan's pairwise formula: sums of squares around zero
-        # would lose float32 digits where the mean is large.
-        local_mean = x.mean(axes)
-        local_m2 = (x - local_mean.view((1, -1) + (1,) * (x.ndim - 2))).square().sum(axes)
-        mean = sum_over_ranks(local_mean) / world_size()
-        m2 = sum_over_ranks(local_m2 + (count / world_size()) * (local_mean - mean).square())
-        variance = m2 / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * count / max(count - 1, 1), self.momentum)
-        return mean, variance
+    @torch.no_grad()
+    def put(self, tensors: list[Tensor], there: Tensor) -> None:
+        """Replace the oldest rows by those of all ranks, in their order.
 
-
-def globalise_batchnorm(module: nn.Module) -> nn.Module:
-    """Replace every ``nn.BatchNorm*`` inside ``module`` by GlobalBatchNorm with the same state; return the module."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        if not (module.affine and module.track_running_stats):
-            raise ValueError(f"{module}: only affine batch normalisation with running statistics can be made global")
-        momentum = 0.1 if module.momentum is None else module.momentum
-        replacement = GlobalBatchNorm(module.num_features, module.eps, momentum)
-        state = {k: v for k, v in module.state_dict().items() if k != "num_batches_tracked"}
-        replacement.load_state_dict(state)
-        return replacement
-    for name, child in module.named_children():
-        setattr(module, name, globalise_batchnorm(child))
-    return module
-
-
-class MaskedGroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu and He, ECCV 2018, equation 1) over the elements that are there; zeros elsewhere.
-
-    Where all are, it is ``torch.nn.GroupNorm``.
-    """
-
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """Normalise x [B, C, T] over each of the groups of channels, by what is present bool [B, C, T]."""
-        if present is None:
-            return super().forward(x)
-        groups = x.float().unflatten(1, (self.num_groups, -1))
-        weight = present.unflatten(1, (self.num_groups, -1)).to(groups.dtype)
-        count = weight.sum((2, 3), keepdim=True).clamp(min=1)
-        centred = (groups - (groups * weight).sum((2, 3), keepdim=True) / count) * weight
-        variance = centred.square().sum((2, 3), keepdim=True) / count
-        normal = (centred * torch.rsqrt(variance + self.eps)).flatten(1, 2)
-        return ((normal * self.weight[:, None] + self.bias[:, None]) * present).to(x.dtype)
+        Args:
+            tensors: [b, dim] each.
+            there: bool [b]: rows that are not there are not put in.
+        """
+        rows = gather_batch(torch.cat([x.detach().to(self.rows.dtype) for x in tensors], 1))
+        there = gather_batch(there.long()).bool()
+        # Places by counting, so that the host need not know how many there are: rows without a place go to a spare one.
+        count = there.long().cumsum(0)
+        recent = there & (count > count[-1] - self.size)
+        place = torch.where(recent, (self.position + count - 1) % self.size, self.size)
+        spare = torch.cat([self.rows, self.rows[:1]])
+        self.rows.copy_(spare.index_copy_(0, place, rows)[:-1])
+        marks = torch.cat([self.filled, self.filled[:1]])
+        self.filled.copy_(marks.index_fill_(0, place, True)[:-1])
+        self.position.add_(count[-1]).remainder_(self.size)

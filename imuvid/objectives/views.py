@@ -1,64 +1,133 @@
-"""How much of a pretrained network is trained: all, none, or low-rank updates of it."""
+"""What a step offers to the objectives, and which windows may be contrasted with which."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from imuvid.errors import UserError
-
-LORA_LAYERS = r".*\.(query|value|q_proj|v_proj)"
-"""The layers that LoRA's authors adapt (Hu et al., ICLR 2022, section 4.2), by the names transformers gives them."""
+from imuvid.distributed import gather_batch, rank, world_size
 
 
 @dataclass
-class TuningConfig:
-    """Of the pretrained part of a tower; what is added to it is always trained."""
+class Views:
+    """B windows of this rank. What no objective of the run asks for is None."""
 
-    kind: str = "full"
-    """full, frozen, or lora: low-rank updates of the queries and values of attention."""
-    lora_rank: int = 8
-    lora_alpha: int = 16
-    """The updates are multiplied by lora_alpha / lora_rank."""
+    recording: Tensor
+    """int64 [B]: number of the recording."""
+    start_s: Tensor
+    """float64 [B]: where in it the window starts, seconds."""
+    has_imu: Tensor
+    """bool [B]: the window has a valid IMU sample."""
+    has_video: Tensor
+    """bool [B]: the window has a valid frame."""
+    imu: Tensor | None = None
+    """[B, D] embeddings of unit length."""
+    video: Tensor | None = None
+    """[B, D] embeddings of unit length."""
+    imu_features: Tensor | None = None
+    """[B, F]: what the IMU tower gives, before its head."""
+    second_features: Tensor | None = None
+    """[B, F]: the same of a second, augmented view of the IMU."""
+    imu_tokens: Tensor | None = None
+    """[B, L, E]: the window in the order of time, in L equal parts."""
+    imu_token_valid: Tensor | None = None
+    """bool [B, L]."""
+    video_tokens: Tensor | None = None
+    """[B, M, G]: the clip in the order of time, in M equal parts."""
+    video_token_valid: Tensor | None = None
+    """bool [B, M]."""
+    hidden_tokens: Tensor | None = None
+    """[B, L, E]: IMU tokens of the window with some of its patches hidden."""
+    hidden: Tensor | None = None
+    """bool [B, T, P, 6]: the valid readings that were hidden."""
+    readings: Tensor | None = None
+    """[B, T, P, 6]: the whole window, accelerations in g, rates in units of ``imu.units.GYRO_SCALE_RAD_S``."""
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (imu, video), for an objective that needs both."""
+        assert self.imu is not None
+        assert self.video is not None
+        return self.imu, self.video
+
+    def differentiable(self) -> dict[str, Tensor]:
+        """Return what towers and heads have made, by name: all that a gradient can flow to."""
+        names = ("imu", "video", "imu_features", "second_features", "imu_tokens", "video_tokens", "hidden_tokens")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @staticmethod
+    def cat(parts: Sequence[Views]) -> Views:
+        """Return the windows of all parts as one."""
+        joined: dict[str, Any] = {}
+        for field in dataclasses.fields(Views):
+            values = [getattr(part, field.name) for part in parts]
+            joined[field.name] = None if values[0] is None else torch.cat(values)
+        return Views(**joined)
 
 
-class Frozen(nn.Module):
-    """A module whose weights and buffers stay as they are: no gradient, and evaluation mode in training too."""
+class Pairing:
+    """Which pairs (first modality of window i, second modality of window j) of the global batch count.
 
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module.requires_grad_(False)
-        self.train(False)
+    The windows' own pairs are the positives. Other pairs are negatives, unless one of the two is absent, or the two
+    windows belong to one recording and start closer than the margin: they may overlap or show the same.
 
-    def train(self, mode: bool = True) -> Frozen:
-        """Stay in evaluation mode: neither dropout nor statistics of batches."""
-        del mode
-        return super().train(False)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-
-def tuned(backbone: nn.Module, config: TuningConfig) -> nn.Module:
-    """Return the pretrained network as it is to be trained.
-
-    Raises:
-        ValueError: the kind is unknown, or the rank is not positive.
-        UserError: LoRA is asked for and peft is not installed.
+    Args:
+        views: this rank's windows; equally many on every rank.
+        margin_s: seconds; 0 makes negatives of all other windows, inf of none of the same recording.
+        has_first: bool [b]: the window has the first modality.
+        has_second: bool [b].
     """
-    if config.kind == "full":
-        return backbone
-    if config.kind == "frozen":
-        return Frozen(backbone)
-    if config.kind != "lora":
-        raise ValueError(f"tuning.kind is '{config.kind}', expected full, frozen or lora")
-    if config.lora_rank < 1:
-        raise ValueError(f"tuning.lora_rank {config.lora_rank} must be at least 1")
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("tuning.kind=lora needs peft: pip install 'imuvid[lora]', or choose full or frozen") from error
-    adapter = peft.LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=LORA_LAYERS)
-    return peft.inject_adapter_in_model(adapter, backbone)
+
+    def __init__(self, views: Views, margin_s: float, has_first: Tensor, has_second: Tensor):
+        self.margin_s = margin_s
+        self.positive = has_first & has_second
+        self._own = (views.recording, views.start_s.double(), has_first)
+        columns = [views.recording, views.start_s.double().view(torch.int64), has_first + 2 * has_second]
+        everyone = gather_batch(torch.stack(columns, 1))  # [W b, 3], in one collective
+        self._recording = everyone[:, 0]
+        self._start_s = everyone[:, 1].contiguous().view(torch.float64)
+        self._has_second = everyone[:, 2] >= 2
+        self.all_positive = everyone[:, 2] == 3
+
+    @property
+    def positives_per_rank(self) -> Tensor:
+        """Pairs in the global batch over the number of ranks, at least 1 in all; 0-dimensional."""
+        return self.all_positive.sum().clamp(min=1) / world_size()
+
+    def excluded(self, rows: slice, origin: int, columns: slice) -> Tensor:
+        """Return bool [rows, columns]: True where ``rows`` of this rank and ``columns`` of rank ``origin`` are no pair.
+
+        False on the windows' own pairs, where both are there.
+        """
+        recording, start_s, has_first = (x[rows, None] for x in self._own)
+        at = slice(origin * len(self.positive) + columns.start, origin * len(self.positive) + columns.stop)
+        out = ~(has_first & self._has_second[at])
+        if self.margin_s > 0:
+            near = recording == self._recording[at]
+            if math.isfinite(self.margin_s):
+                near &= (start_s - self._start_s[at]).abs() < self.margin_s
+            out |= near
+        if origin == rank() and rows.start == columns.start:
+            out.diagonal().copy_(~self.positive[rows])
+        return out
+
+
+def tiles(rows: int, chunk: int) -> list[slice]:
+    """Cut ``rows`` rows into slices of at most ``chunk``."""
+    return [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+
+
+def near(views: Views, margin_s: float) -> Tensor:
+    """Return bool [b, W b]: which windows of all ranks belong to the same recording and start closer than the margin.
+
+    True for a window itself, but nowhere where the margin is 0.
+    """
+    columns = gather_batch(torch.stack([views.recording, views.start_s.double().view(torch.int64)], 1))
+    start_s = columns[:, 1].contiguous().view(torch.float64)
+    same = views.recording[:, None] == columns[:, 0]
+    return same & ((views.start_s[:, None] - start_s).abs() < margin_s)

@@ -1,98 +1,86 @@
-"""V-JEPA 2 (Assran et al., 2025) as video tower, from transformers."""
+"""Gradient caching: the loss of a large batch whose windows go through the towers a few at a time.
+
+GradCache (Gao et al., RepL4NLP 2021, Section 3): the towers run once without gradients; the loss of the whole batch
+gives its gradients with respect to what they made of it; then they run again, part by part, as that gradient's linear
+function. The loss, and with it the temperature's gradient, is computed once; the random state of each part is put
+back before its second run, so that dropout draws the same. Memory is that of a part, time that of one more forward.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import VJEPA2Config, VJEPA2Model
+from torch import Tensor, nn
 
-from imuvid.models.sensors import valid_parts
-from imuvid.models.tower import Encoding, Tower
-from imuvid.models.video_pixels import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    check_patch_dropout,
-    kept_patches,
-    standardised,
-)
-from imuvid.models.weights import load_pretrained
+from imuvid.data.batch import Batch
+from imuvid.errors import UserError
+from imuvid.models.norm import GlobalBatchNorm
+from imuvid.objectives.views import Views
 
 
-@dataclass
-class VJEPA2TowerConfig:
-    """Sizes default to V-JEPA 2 ViT-L with pictures of 256 px; any number of frames goes."""
+class CachedForward:
+    """One step's loss, and what its backward needs.
 
-    image_size: int = 256
-    """Height and width, pixels."""
-    patch_size: int = 16
-    """Pixels."""
-    tubelet_size: int = 2
-    """Frames a token spans; clips have a multiple of it."""
-    hidden_size: int = 1024
-    num_layers: int = 24
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    patch_dropout: float = 0.0
-    """Share of the patches of every tube that training leaves out, 0 to 0.75."""
-    weights: str | None = None
-    """Local folder or hub name, such as facebook/vjepa2-vitl-fpc64-256; None starts at random."""
+    Args:
+        model: a TwoTower, wrapped or not; ``views`` makes its views.
+        views: TwoTower.views.
+        batch: of this rank.
+        part_size: windows that go through the towers at a time.
+    """
+
+    def __init__(self, model: Callable[..., Any], views: Callable[[Batch], Views], batch: Batch, part_size: int):
+        self._model = model
+        self._parts = [_rows(batch, start, start + part_size) for start in range(0, len(batch), part_size)]
+        self._states, made = [], []
+        with torch.no_grad():
+            for part in self._parts:
+                self._states.append(_random_state(part.imu.device))
+                made.append(views(part))
+        whole = Views.cat(made)
+        self._leaves = {name: x.requires_grad_() for name, x in whole.differentiable().items()}
+        self.loss, self.figures = model(whole)
+
+    def backward(self, backward: Callable[[Tensor, bool], None]) -> None:
+        """Give ``backward`` each scalar to differentiate, and whether it is the last."""
+        backward(self.loss, False)
+        slopes = {name: x.grad for name, x in self._leaves.items() if x.grad is not None}
+        start = 0
+        for part, state in zip(self._parts, self._states, strict=True):
+            _set_random_state(state, part.imu.device)
+            stop = start + len(part)
+            value, _ = self._model(part, {name: x[start:stop] for name, x in slopes.items()})
+            backward(value, stop == sum(map(len, self._parts)))
+            start = stop
 
 
-class VJEPA2(Tower):
-    """The encoder without the predictor; the feature is the mean of the tokens of tubes with any valid frame."""
+def check_cacheable(model: nn.Module) -> None:
+    """Refuse a model whose loss would not be that of the whole batch.
 
-    def __init__(self, config: VJEPA2TowerConfig):
-        super().__init__()
-        check_patch_dropout(config.patch_dropout)
-        architecture = VJEPA2Config(
-            crop_size=config.image_size,
-            patch_size=config.patch_size,
-            tubelet_size=config.tubelet_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            pred_num_hidden_layers=1,
+    Raises:
+        UserError: it has batch normalisation.
+    """
+    if any(isinstance(module, GlobalBatchNorm) for module in model.modules()):
+        raise UserError(
+            "engine.micro_batch_size: a tower has batch normalisation, whose statistics would be those of a part of the"
+            " batch: set it to 0, or choose towers with layer normalisation"
         )
-        self.image_size, self.tubelet_size = config.image_size, config.tubelet_size
-        self.num_patches = (config.image_size // config.patch_size) ** 2
-        self.patch_dropout = config.patch_dropout
-        self.model = load_pretrained(VJEPA2Model, config.weights, architecture, unused=("predictor.",)).encoder
-        self.feature_dim = self.token_dim = config.hidden_size
 
-    def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
-        """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; a token is a tube.
 
-        Frames that are not valid enter as the mean colour.
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
+    return Batch(**{field.name: getattr(batch, field.name)[start:stop] for field in dataclasses.fields(Batch)})
 
-        Raises:
-            ValueError: the number of frames is no multiple of the tubelet size, or they have another size.
-        """
-        clip, size = frames.shape[1], (self.image_size, self.image_size)
-        if clip % self.tubelet_size or tuple(frames.shape[2:4]) != size:
-            raise ValueError(
-                f"V-JEPA 2 was built for multiples of {self.tubelet_size} frames of {size} px, got {clip} of"
-                f" {tuple(frames.shape[2:4])}"
-            )
-        num_tubes = clip // self.tubelet_size
-        found = self._tokens(standardised(frames, frame_valid, IMAGENET_MEAN, IMAGENET_STD), num_tubes)
-        tokens = found.unflatten(1, (num_tubes, -1)).mean(2)
-        valid = valid_parts(frame_valid, num_tubes)
-        weight = valid.to(tokens.dtype)[..., None]
-        return Encoding((tokens * weight).sum(1) / weight.sum(1).clamp(min=1), tokens, valid)
 
-    def _tokens(self, x: Tensor, num_tubes: int) -> Tensor:
-        """Return the output tokens [B, num_tubes K, D] of x [B, F, 3, H, W]."""
-        if not (self.training and self.patch_dropout > 0):
-            return self.model(pixel_values_videos=x).last_hidden_state
-        # The model's forward cannot leave tokens out, but its layers take the places of those that are there.
-        backbone = getattr(self.model, "module", self.model)
-        hidden = backbone.embeddings(x)
-        kept = kept_patches((len(x), num_tubes), self.num_patches, self.patch_dropout, x.device)
-        kept = (kept + torch.arange(num_tubes, device=x.device)[:, None] * self.num_patches).flatten(1)
-        hidden = hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
-        for layer in backbone.layer:
-            hidden = layer(hidden, kept)[0]
-        return backbone.layernorm(hidden)
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)
