@@ -35,7 +35,7 @@ def model_card(encoder: Encoder, checkpoint: Path, name: str, onnx_difference: f
     if "train_subjects" in config.provenance:
         facts["train_subjects"] = len(config.provenance["train_subjects"])
     return (
-        jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+        jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
         .from_string((Path(__file__).parent / TEMPLATE_NAME).read_text(encoding="utf-8"))
         .render(
             name=name,

@@ -130,3 +130,17 @@ def test_a_run_is_gone_on_with_only_as_it_was_begun(tiny_dataset, tmp_path):
     assert "optimizer.lr" in message
     assert "data.augment.crop_area" in message
     assert "has changed since" in refused(check_run_folder, config, "g")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.imu_tower.kind=patchtst"], "patchtst: PatchTST was built for 250 samples, the window has 20"),
+        (["model.imu_tower.kind=cnn_gru"], "cnn_gru: a window of 20 samples is too short"),
+        (["model.imu_tower.kind=resnet"], "resnet.rate_hz=50, but the windows have 20 Hz: set"),
+        (["model.imu_tower.kind=resnet", "model.imu_tower.resnet.rate_hz=20"], "resnet: the window is too short"),
+    ],
+)
+def test_an_imu_tower_that_does_not_take_the_windows_is_refused(tiny_dataset, words, message):
+    words = ["name=a", f"data.path={tiny_dataset}", "data.batch_size=8", *words]
+    assert f"model.imu_tower.{message}" in refused(check_start, configs.load(PretrainConfig, None, words), 2)
