@@ -127,9 +127,7 @@ def read_csv(
     Raises:
         UserError: it is missing, empty, cut off, lacks a column, or holds something else than numbers.
     """
-    data = read_bytes(source) if content is None else content
-    if not data.strip():
-        raise UserError(f"{source}: the file is empty: {AGAIN}")
+    data = read_content(source) if content is None else content
     name = str if header else "f{}".format
     columns = {name(key): pa.float64() for key in numbers} | {name(key): pa.string() for key in texts}
     try:
@@ -158,9 +156,7 @@ def read_blank(source: Path, num_columns: int, columns: Sequence[str | int]) -> 
     Raises:
         UserError: it is missing, empty, cut off, has another number of columns, or holds something else.
     """
-    data = read_bytes(source)
-    if not data.strip():
-        raise UserError(f"{source}: the file is empty: {AGAIN}")
+    data = read_content(source)
     first = len(data.split(b"\n", 1)[0].split())
     last = len(data.rstrip().rsplit(b"\n", 1)[-1].split())
     for place, count in (("first", first), ("last", last)):
@@ -184,7 +180,7 @@ def read_mat(source: Path, variable: str, num_columns: int) -> Table:
     Raises:
         UserError: it is missing or damaged, or there is no such variable of that shape.
     """
-    data = read_bytes(source)
+    data = read_content(source)
     try:
         content = scipy.io.loadmat(io.BytesIO(data), variable_names=[variable])
     except Exception as error:  # scipy raises what it meets in a damaged file: ValueError, TypeError, zlib.error, ...
@@ -198,6 +194,18 @@ def read_mat(source: Path, variable: str, num_columns: int) -> Table:
     if not len(values):
         raise UserError(f"{source}: variable {variable} is empty: {AGAIN}")
     return Table(source, {i: values[:, i].astype(np.float64) for i in range(num_columns)})
+
+
+def read_content(source: Path) -> bytes:
+    """Read a file as :func:`read_bytes` does.
+
+    Raises:
+        UserError: it is missing, cut off or empty.
+    """
+    data = read_bytes(source)
+    if not data.strip():
+        raise UserError(f"{source}: the file is empty: {AGAIN}")
+    return data
 
 
 def read_bytes(source: Path) -> bytes:
@@ -221,9 +229,7 @@ def read_zip(source: Path, content: bytes | None = None) -> dict[str, bytes]:
     Raises:
         UserError: it is missing, empty or damaged.
     """
-    data = read_bytes(source) if content is None else content
-    if not data:
-        raise UserError(f"{source}: the file is empty: {AGAIN}")
+    data = read_content(source) if content is None else content
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}

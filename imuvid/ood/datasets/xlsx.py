@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from imuvid.errors import UserError
-from imuvid.ood.datasets.tables import AGAIN, Table, read_bytes
+from imuvid.ood.datasets.tables import AGAIN, Table, read_content
 
 MAX_SHEET_BYTES = 2**30
 """Largest unpacked size of a sheet that is read."""
@@ -25,7 +25,7 @@ def read_xlsx(source: Path) -> Table:
     Raises:
         UserError: the file is missing, damaged or no workbook, or has no row of data.
     """
-    data = read_bytes(source)
+    data = read_content(source)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             sheets = sorted(name for name in archive.namelist() if re.fullmatch(r"xl/worksheets/sheet\d+\.xml", name))

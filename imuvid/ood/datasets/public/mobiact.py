@@ -3,8 +3,8 @@
 Vavoulas et al., "The MobiAct Dataset: Recognition of Activities of Daily Living using Smartphones", ICT4AWE 2016;
 second release. Layout, as in its readme: ``Annotated Data/WAL/WAL_1_1_annotated.csv`` (activity, person, trial),
 columns timestamp (ns), rel_time (s), acc_{x,y,z} (m/s^2), gyro_{x,y,z} (rad/s), azimuth, pitch, roll, label; as fast as
-the phone goes, 87 to 200 Hz. Labels: four kinds of fall (FOL, FKL, BSC, SDL), lying after it (LYI), and activities. A fall
-lasts a second or two, so one window is cut around its middle.
+the phone goes, 87 to 200 Hz. Labels: four kinds of fall (FOL, FKL, BSC, SDL), lying after it (LYI), and activities. A
+fall lasts a second or two, so one window is cut around its middle.
 """
 
 from __future__ import annotations

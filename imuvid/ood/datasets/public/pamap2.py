@@ -46,7 +46,7 @@ OPTIONAL = ("watching_tv", "computer_work", "car_driving", "folding_laundry", "h
 
 def read(folder: Path) -> Iterator[Recording]:
     """Yield one recording a file."""
-    base = locate(folder, "Protocol/subject*.dat", "pamap2").parent
+    base = locate(folder, "Protocol/subject*.dat", "pamap2")
     columns = [0, 1, *[column for sensor in SENSORS for column in sensor.columns]]
     for part in ("Protocol", "Optional"):
         for path, match in files(base / part, "*.dat", r"subject(\d+)\.dat"):

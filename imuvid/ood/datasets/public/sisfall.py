@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from imuvid.ood.datasets.recording import Card, Recording, Segment
-from imuvid.ood.datasets.tables import Sensor, even_times, files, locate, read_bytes, read_csv, streams_of
+from imuvid.ood.datasets.tables import Sensor, even_times, files, locate, read_content, read_csv, streams_of
 
 RATE_HZ = 200.0
 G_PER_COUNT = 2 * 16 / 2**13
@@ -29,7 +29,7 @@ def read(folder: Path) -> Iterator[Recording]:
     """Yield the trials."""
     base = locate(folder, "S[AE]*/[DF]*_R*.txt", "sisfall")
     for path, match in files(base, "S[AE]*/*.txt", r"([DF]\d\d)_(S[AE]\d\d)_R(\d\d)\.txt"):
-        content = read_bytes(path).replace(b";", b"").replace(b" ", b"")
+        content = read_content(path).replace(b";", b"").replace(b" ", b"")
         table = read_csv(path, range(9), content=content, header=False)
         for column in (3, 4, 5):
             table.columns[column] = table.columns[column] * DEG_S_PER_COUNT

@@ -11,6 +11,7 @@ In trials that were looked at, the left foot's columns repeat the left ankle's: 
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from imuvid.errors import UserError
 from imuvid.ood.datasets.recording import Card, Recording, in_order, segments_of
-from imuvid.ood.datasets.tables import AGAIN, Sensor, Table, files, locate, streams_of
+from imuvid.ood.datasets.tables import AGAIN, Sensor, Table, files, locate, read_content, streams_of
 from imuvid.ood.datasets.xlsx import read_xlsx
 
 RATE_HZ = 128.0
@@ -70,11 +71,10 @@ def _is_worn(table: Table, sensor: Sensor) -> bool:
 
 
 def _read_npz(source: Path) -> Table:
+    content = read_content(source)
     try:
-        with np.load(source, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             data, columns = arrays["data"].astype(np.float64), arrays["columns"]
-    except FileNotFoundError as error:
-        raise UserError(f"{source}: the file is missing: {AGAIN}") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{source}: cannot be read ({str(error)[:80]}): {AGAIN}") from error
     if data.ndim != 2 or data.shape[1] != len(columns) or not len(data):

@@ -33,7 +33,7 @@ MIN_OVERLAPPING = 0.5
 
 def read(folder: Path) -> Iterator[Recording]:
     """Yield stretches of one activity: those of the training part first."""
-    base = locate(folder, "train/y_train.txt", "uci_har").parent
+    base = locate(folder, "train/y_train.txt", "uci_har")
     for part in ("train", "test"):
         yield from _read_part(base / part, part)
 

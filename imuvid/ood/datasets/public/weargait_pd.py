@@ -3,8 +3,8 @@
 Kontson et al., WearGait-PD, Synapse syn52540892. Layout, as several readers of the files report alike: CSV files such
 as ``PD PARTICIPANTS/CSV files/NLS001_SelfPace.csv`` and ``CONTROL PARTICIPANTS/CSV files/HC100_TUG.csv``; NLS and WPD
 are patients, HC and WHC controls, s1 or s2 after the number is a session. Columns Time ("0.01 sec"), GeneralEvent and,
-for each unit (Xsens MTw), PLACE_{Acc,Gyr}_{X,Y,Z} at 100 Hz: m/s^2; whether the angular rate is in rad/s or deg/s nothing
-that was found says, so gravity tells it (:func:`scale_gyro`). Some releases have a line above the header.
+for each unit (Xsens MTw), PLACE_{Acc,Gyr}_{X,Y,Z} at 100 Hz: m/s^2; whether the angular rate is in rad/s or deg/s
+nothing that was found says, so gravity tells it (:func:`scale_gyro`). Some releases have a line above the header.
 
 The label is GeneralEvent; events that are not in LABELS, such as the stances of the balance task, are unlabelled.
 """
@@ -21,7 +21,7 @@ from imuvid.errors import UserError
 from imuvid.imu.defects import find_unit_conflict
 from imuvid.imu.units import GYRO_UNITS
 from imuvid.ood.datasets.recording import Card, Recording, Stream, in_order, segments_of
-from imuvid.ood.datasets.tables import AGAIN, Sensor, files, locate, read_bytes, read_csv, streams_of
+from imuvid.ood.datasets.tables import AGAIN, Sensor, files, locate, read_content, read_csv, streams_of
 
 RATE_HZ = 100.0
 PLACES = {
@@ -55,21 +55,21 @@ def read(folder: Path) -> Iterator[Recording]:
     """Yield one recording a file."""
     base = locate(folder, "**/*_SelfPace*.csv", "weargait_pd")
     for path, match in files(folder if folder in base.parents else base, "**/*.csv", NAME):
-        content = read_bytes(path)
+        content = read_content(path)
         lines = content.split(b"\n", 2)
         skip = next((i for i, line in enumerate(lines[:2]) if re.match(rb'\W*"?Time\b', line)), None)
-        if content.strip() and skip is None:
+        if skip is None:
             raise UserError(f"{path}: no header that begins with Time: it is not the published file")
-        header = lines[skip or 0].decode(errors="replace")
+        header = lines[skip].decode(errors="replace")
         worn = [
             Sensor(position, [f"{place}_Acc_{a}" for a in "XYZ"], [f"{place}_Gyr_{a}" for a in "XYZ"])
             for place, position in PLACES.items()
             if f"{place}_Acc_X" in header
         ]
-        if content.strip() and not worn:
+        if not worn:
             raise UserError(f"{path}: there is no column like LowerBack_Acc_X: it is not the published file")
         columns = [column for sensor in worn for column in sensor.columns]
-        table = read_csv(path, columns, ["Time", "GeneralEvent"], content=content, skip_rows=skip or 0)
+        table = read_csv(path, columns, ["Time", "GeneralEvent"], content=content, skip_rows=skip)
         times_s, keep = in_order(_seconds(table.columns["Time"], path), 1.0, path)
         table = table.rows(keep)
         events = [re.sub(r"[^a-z]", "", (event or "").lower()) for event in table.columns["GeneralEvent"]]

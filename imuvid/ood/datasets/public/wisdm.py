@@ -23,7 +23,7 @@ import numpy as np
 
 from imuvid.errors import UserError
 from imuvid.ood.datasets.recording import Card, Download, Recording, Segment, Stream, in_order, runs
-from imuvid.ood.datasets.tables import AGAIN, Table, even_times, files, grouped, locate, read_bytes, read_csv
+from imuvid.ood.datasets.tables import AGAIN, Table, even_times, files, grouped, locate, read_content, read_csv
 
 RATE_HZ = 20.0
 LEAP_S = 1.0
@@ -65,11 +65,15 @@ DEVICES = {"phone": "pocket", "watch": "wrist"}
 def read_2011(folder: Path) -> Iterator[Recording]:
     """Yield stretches of one person and activity."""
     source = locate(folder, "WISDM_ar_v1.1_raw.txt", "wisdm_2011") / "WISDM_ar_v1.1_raw.txt"
-    records = [record for line in read_bytes(source).splitlines() for record in line.split(b";") if record.strip(b", ")]
+    records = [
+        record for line in read_content(source).splitlines() for record in line.split(b";") if record.strip(b", ")
+    ]
     matches = [LINE_2011.fullmatch(record.strip().rstrip(b",")) for record in records]
     rows = [match.groups() for match in matches if match is not None]
     if not rows:
         raise UserError(f"{source}: no line is user,activity,time,x,y,z: {AGAIN}")
+    if matches[-1] is None:
+        raise UserError(f"{source}: cannot be read to its end: the last line is cut off: {AGAIN}")
     if len(rows) < (1 - MAX_MALFORMED) * len(records):
         number = next(i for i, match in enumerate(matches) if match is None)
         raise UserError(
@@ -94,11 +98,11 @@ def read_2011(folder: Path) -> Iterator[Recording]:
 
 def read_2019(folder: Path) -> Iterator[Recording]:
     """Yield one recording for each person, device and activity."""
-    base = locate(folder, "raw/phone/accel", "wisdm_2019").parent
+    base = locate(folder, "raw/phone/accel", "wisdm_2019")
     for device, position in DEVICES.items():
-        folder = base / "raw" / device
-        for path, match in files(folder / "accel", "*.txt", rf"data_(\d+)_accel_{device}\.txt"):
-            gyro = dict(_activities(folder / "gyro" / f"data_{match[1]}_gyro_{device}.txt", match[1]))
+        raw = base / "raw" / device
+        for path, match in files(raw / "accel", "*.txt", rf"data_(\d+)_accel_{device}\.txt"):
+            gyro = dict(_activities(raw / "gyro" / f"data_{match[1]}_gyro_{device}.txt", match[1]))
             for code, acc in _activities(path, match[1]):
                 tables = [("acc", acc)] + ([("gyro", gyro[code])] if code in gyro else [])
                 start = min(int(table.columns[2][0]) for _, table in tables)
@@ -112,7 +116,7 @@ def read_2019(folder: Path) -> Iterator[Recording]:
 
 
 def _activities(source: Path, subject: str) -> Iterator[tuple[str, Table]]:
-    content = read_bytes(source).replace(b";", b"")
+    content = read_content(source).replace(b";", b"")
     table = read_csv(source, [0, 2, 3, 4, 5], [1], content=content, header=False)
     if not (table.columns[0] == float(subject)).all():
         raise UserError(f"{source}: the first column is not the subject {subject}: it is not the published file")
