@@ -54,7 +54,6 @@ CARD = Card(
     read=read,
     subjects=8,
     recordings=861,
-    hours=0.86,
     steps="Open the page, follow the link 'Inertial', download Inertial.zip, unpack it.",
     seen=True,
     note="Actions 1 to 21 have the sensor on the right wrist, 22 to 27 on the right thigh: score one place at a time.",
