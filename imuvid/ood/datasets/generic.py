@@ -5,8 +5,8 @@ The YAML is ``dataset.yaml`` in the folder, or lies elsewhere (generic.layout). 
     name: clinic
     files: "*.csv"
     rate_hz: 100                      # or: time: t_ms, time_unit: ms
-    subject_from_name: "(P\\d+)_"      # or: subject: patient
-    label: state                      # or: label_from_name: "_(\\w+)\\.csv"
+    subject_from_name: '(P\\d+)_'      # or: subject: patient
+    label: state                      # or: label_from_name: '_(\\w+)\\.csv'
     labels: {0: rest, 1: tremor}      # names of codes; other codes are unlabelled. Without it, the texts are the labels
     positive: tremor                  # the rare class of two, if there is one
     sensors:
