@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from imuvid.ood.datasets.daphnet import DaphnetConfig
 from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.datasets.shards import ShardsConfig
+from imuvid.ood.datasets.spar import SPARConfig
 from imuvid.ood.probes import ProbeConfig
 
 
@@ -15,9 +16,10 @@ class OODConfig:
     """What ``imuvid evaluate`` scores an encoder on, and how."""
 
     datasets: list[str] = field(default_factory=lambda: ["hapt"])
-    """Data sets of the report, in order: any of hapt, daphnet, shards."""
+    """Data sets of the report, in order: any of hapt, daphnet, spar, shards."""
     hapt: HAPTConfig = field(default_factory=HAPTConfig)
     daphnet: DaphnetConfig = field(default_factory=DaphnetConfig)
+    spar: SPARConfig = field(default_factory=SPARConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     window_s: float | None = None
     """Length of the windows, seconds; None: the encoder's own."""
