@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
             table = _unpickled(file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: the file is missing: it is seglearn/data/{FILE} of the seglearn package") from error
-    except (OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, pickle.PickleError) as error:
+    except (OSError, EOFError, LookupError, ValueError, AttributeError, TypeError, pickle.PickleError) as error:
         raise UserError(f"{path}: it is not the published file ({error}): fetch it again") from error
     return table
 
