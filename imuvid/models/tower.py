@@ -10,3 +10,6 @@ class Tower(nn.Module):
 
     feature_dim: int
     """Width of what forward returns, before any projection head."""
+
+    def wear(self, positions: list[str]) -> None:
+        """Say where the P sensors of the windows to come are worn; a tower that does not care ignores it."""

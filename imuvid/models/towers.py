@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from imuvid.errors import UserError
 from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
+from imuvid.models.imu_gravity import ImuGravity, ImuGravityConfig, place_of
 from imuvid.models.imu_patchtst import ImuPatchTST, ImuPatchTSTConfig
 from imuvid.models.tower import Tower
 from imuvid.models.video_cnn import VideoCnn, VideoCnnConfig
@@ -18,9 +20,10 @@ class ImuTowerConfig:
     """The IMU tower; only the section of the chosen kind is read."""
 
     kind: str = "cnn"
-    """cnn or patchtst."""
+    """gravity (our own), cnn or patchtst."""
     cnn: ImuCnnConfig = field(default_factory=ImuCnnConfig)
     patchtst: ImuPatchTSTConfig = field(default_factory=ImuPatchTSTConfig)
+    gravity: ImuGravityConfig = field(default_factory=ImuGravityConfig)
 
 
 @dataclass
@@ -40,7 +43,20 @@ def build_imu_tower(config: ImuTowerConfig) -> Tower:
     Raises:
         UserError: the kind is unknown or its sizes do not fit together.
     """
-    return _build("imu_tower", config, {"cnn": ImuCnn, "patchtst": ImuPatchTST})
+    return _build("imu_tower", config, {"cnn": ImuCnn, "patchtst": ImuPatchTST, "gravity": ImuGravity})
+
+
+def with_places(config: ImuTowerConfig, positions: list[str]) -> ImuTowerConfig:
+    """Return the config of a tower that is to be trained on sensors worn there: each place gets an embedding.
+
+    Args:
+        config: its own list of places, if it has one, stands.
+        positions: of the dataset.
+    """
+    if config.gravity.places:
+        return config
+    places = sorted({place_of(position) for position in positions})
+    return dataclasses.replace(config, gravity=dataclasses.replace(config.gravity, places=places))
 
 
 def build_video_tower(config: VideoTowerConfig) -> Tower:

@@ -10,6 +10,7 @@ import torch
 
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig, condition, statistics
+from imuvid.models.encoder import Encoder
 from imuvid.ood.datasets.base import Windows
 
 
@@ -65,13 +66,18 @@ def embed(
         UserError: a representation is not finite.
     """
     encoder = encoder.to(device)
+    positions = windows.positions
+    groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(len(positions))]
     rows = []
     for start in range(0, len(windows.label), batch_size):
         imu, valid = (
             torch.from_numpy(array[start : start + batch_size]).to(device) for array in (windows.imu, windows.valid)
         )
-        groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(imu.shape[2])]
-        features = [encoder(imu[:, :, group], valid[:, :, group]) for group in groups]
+        features = []
+        for group in groups:
+            if isinstance(encoder, Encoder):
+                encoder.tower.wear(positions[group])
+            features.append(encoder(imu[:, :, group], valid[:, :, group]))
         rows.append(torch.cat(features, dim=1).float().cpu().numpy())
     array = np.concatenate(rows)
     if not np.isfinite(array).all():
