@@ -76,9 +76,7 @@ class ImuGravity(Tower):
         self.spectra = nn.ModuleList(nn.Linear(SPECTRUM_DIM, width) for _ in range(2))
         self.kind_embeddings = nn.Parameter(0.02 * torch.randn(len(KINDS), width))
         self.place_embeddings = nn.Parameter(torch.zeros(1 + len(config.places), width))
-        self.layers = nn.ModuleList(
-            _Layer(width, config.num_heads, config.ffn_dim) for _ in range(config.num_layers)
-        )
+        self.layers = nn.ModuleList(_Layer(width, config.num_heads, config.ffn_dim) for _ in range(config.num_layers))
         self.unnamed_share = config.unnamed_share
         self.places = list(config.places)
         self._worn: list[int] = []
@@ -285,7 +283,7 @@ def _spectrum(x: Tensor, up: Tensor, valid: Tensor) -> Tensor:
 
 
 def _fourier(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines under a Hann window [2, frequencies, T], and the average over bands [bands, frequencies].
+    """Return cosines and sines under a Hann window [2, K, T], and what averages frequencies over bands [bands, K].
 
     Plain products instead of an FFT: windows are short, and any exporter knows them.
     """
