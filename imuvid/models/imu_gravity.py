@@ -195,7 +195,8 @@ class _Layer(nn.Module):
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
         """Map z [B, L, d] to the same shape; mask bool [B, 1, 1, L] is True for keys that may be attended to."""
         qkv = self.qkv(self.attention_norm(z)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask)
+        query, key, value = qkv.unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         z = z + self.out(attended.transpose(1, 2).flatten(2))
         return z + self.ffn(self.ffn_norm(z))
 
