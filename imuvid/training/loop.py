@@ -6,6 +6,7 @@ loss that is not finite on one of them, stops all at the same step.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
 from imuvid.models.encoder import EncoderConfig, save_encoder
+from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.models.video_encoder import VideoEncoderConfig, save_video_encoder
 from imuvid.training import preemption
@@ -133,7 +135,9 @@ class _Run:
         self.control = dist.new_group(backend="gloo") if self.device.type == "cuda" else dist.group.WORLD
         self.checkpoint = self._prepare_folder()
         torch.manual_seed(config.seed)
-        model = TwoTower(config.model, dtype)
+        self.imu_tower = with_places(config.model.imu_tower, self.dataset.info.positions)
+        model = TwoTower(dataclasses.replace(config.model, imu_tower=self.imu_tower), dtype)
+        model.imu_tower.wear(self.dataset.info.positions)
         self.engine = Engine(model, config.engine, config.optimizer, self.device, config.data.batch_size // self.world)
         self.step = self._resume()
         if self.rank == 0:
@@ -257,7 +261,7 @@ class _Run:
             return
         info = self.dataset.info
         encoder = EncoderConfig(
-            tower=self.config.model.imu_tower,
+            tower=self.imu_tower,
             imu_rate_hz=info.imu_rate_hz,
             window_s=info.window_s,
             positions=info.positions,
