@@ -72,7 +72,7 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     )
     with torch.device("meta"):  # takes neither memory nor time
         two_tower = TwoTower(model, dtype)
-    _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
+        _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
     _check_objective(config, two_tower.objective.needs, len(train.info.positions))
     if config.engine.micro_batch_size:
         check_cacheable(two_tower)

@@ -39,7 +39,8 @@ def batch(size: int, name: str) -> Batch:
         torch.ones(size, frames, dtype=torch.bool),
         torch.arange(size),
         torch.arange(size),
-        torch.zeros(size, dtype=torch.int64),
+        torch.full((size, 2), -1),
+        torch.zeros(size, dtype=torch.float64),
     )
 
 
