@@ -41,6 +41,8 @@ from shards.watching import follow_camera
 
 CONFIG = SyncConfig()
 SEED = 900
+VIDEO_SIZE = 144
+"""Pixels; they are followed in pictures as small as those of 480p and 1080p are."""
 HAND_OFFSETS_S = (-2.0, -1.57, -1.1, -0.63, -0.2, 0.23, 0.71, 1.18, 1.6, 2.0)
 BARS = {
     "median_error_ms": 20.0,
@@ -91,6 +93,7 @@ def simulated(num_subjects: int, duration_s: float, folder: str) -> list[Followe
             population=population,
             num_subjects=num_subjects,
             duration_s=duration_s,
+            video_size=VIDEO_SIZE,
             work_dir=folder,
             positions=["head"],
         )

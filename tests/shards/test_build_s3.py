@@ -15,6 +15,7 @@ from tests.shards.recordings import build_config, make_recordings
 from tests.shards.test_build import contents
 from tests.shards.test_build_interrupted import add_recording
 
+pytestmark = pytest.mark.slow
 WORDS = ["samples_per_shard=2", "split.test_subjects=[eva]"]
 
 

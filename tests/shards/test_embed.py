@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+import shards.embed
 import shards.pictures
 from imuvid.config import to_yaml
 from imuvid.data.format import decode_members, parse_tar, read_dataset_info, read_index, read_recordings
@@ -32,6 +33,7 @@ from shards.subset import filter_windows
 from shards.verify import verify
 from shards.video import probe, read_frames
 from tests.shards.embedding import NUM_FRAMES, SIZE, features_of, refused, write_recordings, write_tower
+from tests.shards.inline import inline
 from tests.shards.recordings import build_config
 from tests.soak import times
 
@@ -53,15 +55,21 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def with_frames(manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("frames") / "small"
-    build(build_config(manifest, out, *WORDS))
+    build(build_config(manifest, out, *WORDS), inline)
     return out
 
 
 @pytest.fixture(scope="module")
 def embedded(manifest, tower, tmp_path_factory):
     out = tmp_path_factory.mktemp("embedded") / "small"
-    summary = build(build_config(manifest, out, *WORDS, f"frames.embed_with={tower.parent}"))
+    summary = build(build_config(manifest, out, *WORDS, f"frames.embed_with={tower.parent}"), inline)
     return out, summary
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """A worker process imports torch anew, which takes longer than the rest."""
+    monkeypatch.setattr(shards.embed, "run_jobs", inline)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -147,12 +155,16 @@ def test_no_picture_is_in_the_dataset_and_none_is_ever_encoded(
     assert pictures_below(tmp_path) == []
 
 
-def test_workers_and_the_place_of_the_tower_change_no_byte(embedded, manifest, tower, tmp_path):
+@pytest.mark.slow
+def test_workers_and_the_place_of_the_tower_change_no_byte(embedded, with_frames, manifest, tower, tmp_path):
     out, _ = embedded
     moved = shutil.copytree(tower, tmp_path / "elsewhere")
     again = build_config(manifest, tmp_path / "again", *WORDS, f"frames.embed_with={moved}", "build.workers=3")
     build(again)
     assert contents(tmp_path / "again") == contents(out)
+    for workers in (1, 2):
+        embed_dataset(with_frames, tmp_path / f"converted{workers}", moved, workers=workers)
+    assert contents(tmp_path / "converted1") == contents(tmp_path / "converted2")
 
 
 def test_another_tower_is_another_config(embedded, manifest, tower, tmp_path):
@@ -213,10 +225,9 @@ def test_a_kill_leaves_no_picture_and_changes_no_byte(embedded, manifest, tower,
     assert contents(out) == contents(embedded[0])
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_finished_dataset_is_converted(with_frames, tower, tmp_path):
-    report = embed_dataset(with_frames, tmp_path / "out", tower, workers=2)
-    embed_dataset(with_frames, tmp_path / "again", tower, workers=1)
-    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+    report = embed_dataset(with_frames, tmp_path / "out", tower)
     assert "cnn" in report.lines()[0]
     assert "12 numbers" in report.lines()[0]
     assert verify(tmp_path / "out").problems == []
@@ -238,6 +249,7 @@ def test_a_finished_dataset_is_converted(with_frames, tower, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("in_process")
 def test_converted_datasets_are_refused_where_they_do_not_fit(with_frames, embedded, tower, tmp_path):
     assert "no frames" in refused(embed_dataset, embedded[0], tmp_path / "a", tower)
     assert "no video tower there" in refused(embed_dataset, with_frames, tmp_path / "a", tmp_path)
@@ -246,7 +258,7 @@ def test_converted_datasets_are_refused_where_they_do_not_fit(with_frames, embed
     other = write_tower(tmp_path / "other", seed=1)
     small = tmp_path / "small"
     filter_windows(with_frames, small, where="start_s < 0.1")
-    embed_dataset(small, tmp_path / "b", other, workers=1)
+    embed_dataset(small, tmp_path / "b", other)
     assert "video_embedding" in refused(merge, [embedded[0], tmp_path / "b"], tmp_path / "c")
     damaged = shutil.copytree(small, tmp_path / "damaged")
     content = bytearray((damaged / "00000.tar").read_bytes())

@@ -17,6 +17,7 @@ from shards.build import build
 from shards.config import FramesConfig
 from shards.verify import verify
 from tests.shards.embedding import NUM_FRAMES, SIZE, refused, write_recordings, write_tower
+from tests.shards.inline import inline
 from tests.shards.recordings import build_config
 
 
@@ -108,7 +109,7 @@ def test_a_transformers_videomae_is_a_tower(tmp_path, manifest):
     assert str(tmp_path) not in json.dumps(encoder.description)
     assert "frames.size=48" in refused(embedder.load_tower, str(folder), 8, 32)
     assert "multiples of 2" in refused(embedder.load_tower, str(folder), 7, SIZE)
-    build(build_config(manifest, tmp_path / "out", f"frames.embed_with={folder}", "build.workers=1"))
+    build(build_config(manifest, tmp_path / "out", f"frames.embed_with={folder}"), inline)
     assert read_dataset_info(tmp_path / "out").video_embedding["tower"]["kind"] == "videomae"
     assert verify(tmp_path / "out").problems == []
     fields = json.loads((folder / "config.json").read_text())

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from shards.verify import verify
 from shards.workers import Lost, run_jobs
 from tests.shards.damage import damaged_bytes
 from tests.shards.datasets import Person, samples_in, write_dataset
+from tests.shards.inline import inline
 from tests.soak import times
 
 pytestmark = pytest.mark.slow
@@ -78,14 +79,6 @@ ODD: tuple[Any, ...] = (
 ODD_NUMBERS = (None, 0, 1, -1, 511, 512, 4096, 2**31, 2**62, 2**63 - 1, -(2**63))
 ODD_REALS = (None, 0.0, -1.0, 0.5, 2.0, 1e30, math.nan, math.inf, -math.inf)
 ODD_TEXTS = (None, "", "x", "train", "val", "../00000.tar", "/etc/passwd", ".", "a\0b", "a\nb", "00001.tar", "x" * 5000)
-
-
-def inline(
-    function: Callable, jobs: Sequence[tuple], workers: int, timeout_s: float = 0.0
-) -> Iterator[tuple[int, Any]]:
-    """Stand in for :func:`shards.workers.run_jobs` where processes may not have children."""
-    for i, job in enumerate(jobs):
-        yield i, function(*job)
 
 
 def nested(depth: int) -> Any:
