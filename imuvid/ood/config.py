@@ -11,6 +11,7 @@ from imuvid.ood.datasets.generic import GenericConfig
 from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
+from imuvid.ood.datasets.spar import SPARConfig
 from imuvid.ood.probes import ProbeConfig
 
 
@@ -26,6 +27,7 @@ class OODConfig:
     """Data sets of the report, in order: any of those below."""
     hapt: HAPTConfig = field(default_factory=HAPTConfig)
     daphnet: DaphnetConfig = field(default_factory=DaphnetConfig)
+    spar: SPARConfig = field(default_factory=SPARConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     generic: GenericConfig = field(default_factory=GenericConfig)
     uci_har: PublicConfig = _public("uci_har")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
 
 
@@ -31,6 +32,9 @@ class EngineConfig:
     """fp32 or bf16: what the towers compute in; parameters, optimiser and loss stay float32."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
+    micro_batch_size: int = 0
+    """Windows that go through the towers at a time on a rank; 0 for all. Fewer save memory and cost one more forward:
+    the loss is still that of the whole batch, with all its negatives (gradient caching)."""
     timeout_s: float = 600.0
     """Longest wait for the other ranks, at start-up and in every collective."""
 
@@ -123,7 +127,16 @@ class Engine:
             raise UserError(f"engine.zero_stage is {config.zero_stage}, expected 0, 1, 2 or 3")
         self._deepspeed = deepspeed
         self.device = device
-        self._zero3 = config.zero_stage == 3
+        self._stage = config.zero_stage
+        self._micro_batch_size = config.micro_batch_size
+        self._cached: CachedForward | None = None
+        if config.micro_batch_size:
+            check_cacheable(model)
+            if config.zero_stage and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
+                raise UserError(
+                    f"engine.micro_batch_size: DeepSpeed {deepspeed.__version__} cannot add up gradients under ZeRO:"
+                    f" install 0.19.8 or newer, or set engine.zero_stage=0 instead of {config.zero_stage}"
+                )
         settings = {
             "train_micro_batch_size_per_gpu": local_batch_size,
             "gradient_accumulation_steps": 1,
@@ -151,14 +164,33 @@ class Engine:
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, figures) of this rank."""
-        return self.engine(batch)
+        if not self._micro_batch_size or not torch.is_grad_enabled():
+            return self.engine(batch)
+        self._cached = CachedForward(self.engine, self.module.views, batch, self._micro_batch_size)
+        return self._cached.loss, self._cached.figures
 
     def backward_and_step(self, loss: Tensor, lr: float) -> None:
         """Average the gradients of the ranks' losses over the ranks and update the parameters at ``lr``."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.engine.backward(loss)
+        self.backward(loss)
         self.engine.step()
+
+    def backward(self, loss: Tensor) -> None:
+        """Average the gradients of the ranks' losses, those of the last :meth:`forward`, over the ranks."""
+        cached, self._cached = self._cached, None
+        if cached is None:
+            self.engine.backward(loss)
+        elif self._stage == 0:
+            cached.backward(self._backward_unsharded)
+        else:
+            # Otherwise ZeRO would take the gradients of the last part for those of the step.
+            with self.engine.coalesce_grad_reduction():
+                cached.backward(lambda value, _last: self.engine.backward(value))
+
+    def _backward_unsharded(self, value: Tensor, last: bool) -> None:
+        with contextlib.nullcontext() if last else self.engine.no_sync():
+            self.engine.backward(value)
 
     def gradient_norm(self) -> float | None:
         """Return the norm of the last gradient before clipping, where DeepSpeed measured it."""
@@ -196,7 +228,7 @@ class Engine:
     @contextlib.contextmanager
     def _gathered(self, parameters: list[nn.Parameter]) -> Iterator[None]:
         """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context."""
-        if not self._zero3:
+        if self._stage != 3:
             yield
             return
         with self._deepspeed.zero.GatheredParameters(parameters):

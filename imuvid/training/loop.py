@@ -26,6 +26,7 @@ from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
 from imuvid.models.encoder import EncoderConfig, save_encoder
+from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.models.video_encoder import VideoEncoderConfig, save_video_encoder
 from imuvid.training import preemption
@@ -134,7 +135,9 @@ class _Run:
         self.control = dist.new_group(backend="gloo") if self.device.type == "cuda" else dist.group.WORLD
         self.checkpoint = self._prepare_folder()
         torch.manual_seed(config.seed)
-        model = TwoTower(config.model, dtype)
+        self.imu_tower = with_places(config.model.imu_tower, self.dataset.info.positions)
+        model = TwoTower(dataclasses.replace(config.model, imu_tower=self.imu_tower), dtype)
+        model.imu_tower.wear(self.dataset.info.positions)
         self.engine = Engine(model, config.engine, config.optimizer, self.device, config.data.batch_size // self.world)
         self.step = self._resume()
         if self.rank == 0:
@@ -256,17 +259,16 @@ class _Run:
         state = self.engine.tower_state("imu_tower")
         if self.rank:
             return
-        tower = self.config.model.imu_tower
         info = self.dataset.info
         encoder = EncoderConfig(
-            tower=dataclasses.replace(tower, patchtst=dataclasses.replace(tower.patchtst, weights=None)),
+            tower=self.imu_tower,
             imu_rate_hz=info.imu_rate_hz,
             window_s=info.window_s,
             positions=info.positions,
             condition=self.config.data.condition,
             provenance=self._provenance()
             | {
-                "objective": self.config.model.objective.kind,
+                "objective": " + ".join([self.config.model.objective.kind, *self.config.model.objective.extra]),
                 "train_subjects": sorted({s for s in self.dataset.subjects.unique() if s is not None}),
                 "train_windows": len(self.dataset),
             },
