@@ -194,7 +194,7 @@ def _read(layout: GenericLayout, folder: Path) -> Iterator[Recording]:
         if layout.subject_from_name is not None:
             people = [(_found(layout.subject_from_name, name, path), slice(None))]
         else:
-            people = [*grouped(table.columns[str(layout.subject)].astype(str))]
+            people = [(who, rows) for (who,), rows in grouped(table.columns[str(layout.subject)].astype(str))]
         for subject, rows in people:
             part = table.rows(rows)
             if layout.time is None:

@@ -27,8 +27,9 @@ RATE_TOLERANCE = 0.15
 """Largest relative deviation of a measured rate from the published ones."""
 MAX_FREE_ACC = 15.0
 """Largest plausible median of |acc| where gravity was removed, m/s^2."""
-MAX_DISORDER = 0.02
-"""Largest share of time stamps that may lie before an earlier one; those samples are left out."""
+MAX_DISORDER = 0.2
+"""Largest share of time stamps that may not lie after all earlier ones. Those samples, duplicates and lines out of
+order, are left out; what they leave is a gap."""
 
 
 @dataclass

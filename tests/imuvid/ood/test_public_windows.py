@@ -94,7 +94,7 @@ def test_freezing_is_decided_by_share_of_the_window(tmp_path):
     assert dict(zip(first.start_s[mine].tolist(), first.label[mine].tolist(), strict=True)) == {0: 0, 3: 1, 6: 1, 9: 0}
     with pytest.raises(UserError, match="no window of class 'freeze' is there"):
         read("turning_in_place", tmp_path, window_s=3.0, positive_share=0.7)  # two thirds at most
-    with pytest.raises(UserError, match=r"positive_share=0.0: must lie between 0 and 1"):
+    with pytest.raises(UserError, match=r"positive_share=0\.0: must lie between 0 and 1"):
         read("turning_in_place", tmp_path, positive_share=0.0)
     with pytest.raises(UserError, match="freeze, the positive class, must be among them"):
         read("turning_in_place", tmp_path, activities=["no_freeze"])

@@ -12,9 +12,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from imuvid.ood.datasets.public.harth import stamps_ms
 from imuvid.ood.datasets.recording import Card, Download, Recording, in_order, segments_of, xyz
 from imuvid.ood.datasets.tables import Sensor, files, locate, read_csv, streams_of
 
@@ -32,11 +29,10 @@ def read(folder: Path) -> Iterator[Recording]:
     names: dict[str, str | None] = {"": None}
     names |= {text: _own(label) for text, label in pairs if text}
     for path, match in files(base, "P*.csv*", r"(P\d+)\.csv(\.gz)?"):
-        signals = read_csv(path, SENSOR.columns, ["time", "annotation"])
-        times_s, keep = in_order(stamps_ms(signals.columns["time"], path), 1e-3, path)
+        signals = read_csv(path, SENSOR.columns, ["annotation"], dates=["time"])
+        times_s, keep = in_order(signals.columns["time"], 1e-6, path)
         signals = signals.rows(keep)
-        codes = np.array([text or "" for text in signals.columns["annotation"]])
-        segments = segments_of(times_s, codes, names, path, f"annotation of {DICTIONARY}")
+        segments = segments_of(times_s, signals.columns["annotation"], names, path, f"annotation of {DICTIONARY}")
         streams = streams_of(signals, times_s, [SENSOR], allow_nan=True)
         yield Recording(match[1], match[1], path, streams, segments)
 

@@ -61,7 +61,7 @@ def _read(folder: Path, key: str, label: str, names: Mapping[int, str | None]) -
     table.columns["activity"] = activity
     # Where no activity was annotated, nothing was: that there is no freezing is not known.
     table.columns["fog"] = np.where((activity == 0) & (table.columns["fog"] == 0), -1, table.columns["fog"])
-    for name, rows in grouped(names_of):
+    for (name,), rows in grouped(names_of):
         part = table.rows(rows)
         times_s, keep = in_order(part.columns["timestamp"], 1e-3, source)
         part = part.rows(keep)

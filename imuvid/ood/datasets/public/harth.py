@@ -12,11 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from imuvid.errors import UserError
 from imuvid.ood.datasets.recording import Card, Download, Recording, in_order, segments_of, xyz
-from imuvid.ood.datasets.tables import AGAIN, Sensor, files, locate, read_csv, streams_of
+from imuvid.ood.datasets.tables import Sensor, files, locate, read_csv, streams_of
 
 RATE_HZ = 50.0
 SENSORS = [
@@ -55,23 +52,11 @@ def _read(folder: Path, pattern: str, name: str, key: str) -> Iterator[Recording
     base = locate(folder, pattern, key)
     columns = [column for sensor in SENSORS for column in sensor.columns]
     for path, match in files(base, pattern, name):
-        table = read_csv(path, [*columns, "label"], ["timestamp"])
-        times_s, keep = in_order(stamps_ms(table.columns["timestamp"], path), 1e-3, path)
+        table = read_csv(path, [*columns, "label"], dates=["timestamp"])
+        times_s, keep = in_order(table.columns["timestamp"], 1e-6, path)
         table = table.rows(keep)
         segments = segments_of(times_s, table.columns["label"], LABELS, path)
         yield Recording(match[1], match[1], path, streams_of(table, times_s, SENSORS), segments)
-
-
-def stamps_ms(texts: np.ndarray, source: Path) -> np.ndarray:
-    """Return dates and times of day as int64 milliseconds.
-
-    Raises:
-        UserError: one is no date and time.
-    """
-    try:
-        return texts.astype("datetime64[ms]").astype(np.int64)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{source}: a time stamp is no date and time ({str(error)[:80]}): {AGAIN}") from error
 
 
 def _card(key: str, title: str, population: str, citation: str, number: int, labels: tuple[str, ...], **rest) -> Card:

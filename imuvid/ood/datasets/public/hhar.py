@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from imuvid.errors import UserError
 from imuvid.ood.datasets.recording import Card, Download, Recording, Stream, segments_of
 from imuvid.ood.datasets.tables import Table, grouped, locate, read_csv
 
@@ -42,7 +41,7 @@ def read(folder: Path) -> Iterator[Recording]:
     for name, position in POSITIONS.items():
         gyro = dict(_devices(base / f"{name}_gyroscope.csv"))
         for key, acc in _devices(base / f"{name}_accelerometer.csv"):
-            user, _, device = key.partition(" ")
+            user, device = key
             clock = _clock(acc)
             tables = [("acc", acc)] + ([("gyro", gyro[key])] if key in gyro else [])
             stamps = [_sorted(table, clock) for _, table in tables]
@@ -53,17 +52,14 @@ def read(folder: Path) -> Iterator[Recording]:
                 times_s = times[keep] - start
                 streams.append(Stream(position, kind, times_s, table.numbers(["x", "y", "z"])[rows][keep]))
                 if kind == "acc":
-                    codes = np.array([code or "" for code in table.columns["gt"][rows][keep]])
+                    codes = table.columns["gt"][rows][keep]
                     segments = segments_of(times_s, codes, LABELS, table.source, "activity (gt)")
             yield Recording(f"{user}_{device}", user, acc.source, streams, segments, {"device": device})
 
 
-def _devices(source: Path) -> Iterator[tuple[str, Table]]:
+def _devices(source: Path) -> Iterator[tuple[tuple[str, ...], Table]]:
     table = read_csv(source, NUMBERS, TEXTS)
-    if any(value is None for value in table.columns["User"]):
-        raise UserError(f"{source}: a line has no user: fetch it again")
-    users = table.columns["User"].astype(str)
-    for key, rows in grouped(np.char.add(np.char.add(users, " "), table.columns["Device"].astype(str))):
+    for key, rows in grouped(table.columns["User"], table.columns["Device"]):
         if len(rows) > 1:
             yield key, table.rows(rows)
 

@@ -53,8 +53,8 @@ NAME = r"(?i)((NLS|WPD|WHC|HC)\d+)(s\d)?_([A-Za-z_]+)\.csv"
 
 def read(folder: Path) -> Iterator[Recording]:
     """Yield one recording a file."""
-    base = locate(folder, "**/*_SelfPace*.csv", "weargait_pd")
-    for path, match in files(folder if folder in base.parents else base, "**/*.csv", NAME):
+    locate(folder, "*_[Ss]elf[Pp]ace*.csv", "weargait_pd")
+    for path, match in files(folder, "**/*.csv", NAME):
         content = read_content(path)
         lines = content.split(b"\n", 2)
         skip = next((i for i, line in enumerate(lines[:2]) if re.match(rb'\W*"?Time\b', line)), None)

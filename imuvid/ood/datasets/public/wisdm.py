@@ -120,7 +120,7 @@ def _activities(source: Path, subject: str) -> Iterator[tuple[str, Table]]:
     table = read_csv(source, [0, 2, 3, 4, 5], [1], content=content, header=False)
     if not (table.columns[0] == float(subject)).all():
         raise UserError(f"{source}: the first column is not the subject {subject}: it is not the published file")
-    for code, rows in grouped(table.columns[1]):
+    for (code,), rows in grouped(table.columns[1]):
         if code not in LABELS_2019:
             raise UserError(f"{source}: row {rows[0] + 1}: '{code}' is no activity code: it is not the published file")
         yield code, table.rows(rows)
