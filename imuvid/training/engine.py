@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.training.engine_state import EngineState, Snapshot
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
 
 
@@ -32,7 +33,9 @@ class EngineConfig:
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
     timeout_s: float = 600.0
-    """Longest wait for the other ranks, at start-up and in every collective."""
+    """Longest wait for the other ranks, at start-up, in validation and saving, and in every collective."""
+    step_timeout_s: float = 180.0
+    """Longest time that a step may take once the first is done, beside its wait for data (data.timeout_s)."""
 
 
 def resolve_device(name: str, local_rank: int) -> torch.device:
@@ -99,6 +102,13 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
         raise RuntimeError(f"rank {rank} of {world} could not meet the others at {place}: {first}") from error
 
 
+def rank_store() -> dist.Store:
+    """Return a new connection to the store by which the ranks met."""
+    # Its own, since a connection serves one caller at a time.
+    store: Any = dist.distributed_c10d._get_default_store()
+    return dist.PrefixStore("watchdog", store.clone())
+
+
 class Engine:
     """A model with its optimiser under DeepSpeed.
 
@@ -143,6 +153,10 @@ class Engine:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=adamw, config=settings, dist_init_required=False
             )
+        self._kept = [buffer.clone() for buffer in self.engine.module.buffers()]
+        self._state = EngineState(
+            self.engine.module, self.optimizer, config.zero_stage, lambda whole: self._gathered(whole, changed_by=0)
+        )
 
     @property
     def module(self) -> Any:
@@ -160,46 +174,54 @@ class Engine:
         self.engine.backward(loss)
         self.engine.step()
 
+    def keep_buffers(self) -> None:
+        """Remember the buffers (running statistics), which the next forward may change."""
+        for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def restore_buffers(self) -> None:
+        """Undo what happened to the buffers since :meth:`keep_buffers`."""
+        for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
+            buffer.copy_(kept)
+
     def gradient_norm(self) -> float | None:
         """Return the norm of the last gradient before clipping, where DeepSpeed measured it."""
         norm = self.engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
-    def save(self, folder: Path) -> None:
-        """Write model and optimiser state; every rank must call it."""
-        with _quiet():
-            self.engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=False)
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's part of model and optimiser to host memory, to be written while training goes on."""
+        return self._state.snapshot()
 
-    def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote, at the same world size.
+    def restore(self, folder: Path) -> None:
+        """Take over what was written, at any number of ranks and any ZeRO stage; every rank must call it.
 
         Raises:
-            UserError: the state does not fit this model, world size or ZeRO stage.
+            UserError: the state is damaged, or of another model.
         """
-        try:
-            with _quiet():
-                loaded, _ = self.engine.load_checkpoint(str(folder), tag="state")
-        except (RuntimeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
-            raise UserError(
-                f"{folder}: the saved state does not fit: resume with the same model, number of ranks and"
-                f" engine.zero_stage as before ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            ) from error
-        if loaded is None:
-            raise UserError(f"{folder}: no saved state there for this number of ranks and engine.zero_stage")
+        self._state.restore(folder)
 
     def tower_state(self, prefix: str) -> dict[str, Tensor]:
-        """Return the whole state of the submodule ``prefix`` on the CPU, names without it; every rank must call it."""
+        """Return the state of the submodule ``prefix`` on the CPU, names without it; every rank must call it.
+
+        Rank 0 gets it, the others get nothing.
+        """
         submodule = self.module.get_submodule(prefix)
         with self._gathered(list(submodule.parameters())):
+            if dist.get_rank():
+                return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in submodule.state_dict().items()}
 
     @contextlib.contextmanager
-    def _gathered(self, parameters: list[nn.Parameter]) -> Iterator[None]:
-        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context."""
+    def _gathered(self, parameters: list[nn.Parameter], changed_by: int | None = None) -> Iterator[None]:
+        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context.
+
+        What rank ``changed_by`` changes there stays, on all ranks.
+        """
         if not self._zero3:
             yield
             return
-        with self._deepspeed.zero.GatheredParameters(parameters):
+        with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=changed_by):
             yield
 
 
