@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,11 +134,14 @@ class Engine:
             raise UserError(f"engine.zero_stage is {config.zero_stage}, expected 0, 1, 2 or 3")
         self._deepspeed = deepspeed
         self.device = device
-        self._zero3 = config.zero_stage == 3
+        self._stage = config.zero_stage
+        self._clip = optimizer.grad_clip or math.inf
+        self._norm: Tensor | None = None
         settings = {
             "train_micro_batch_size_per_gpu": local_batch_size,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": optimizer.grad_clip,  # always written: DeepSpeed's default is 1.0
+            # Always written: DeepSpeed's default is 1.0. At stage 0 it keeps the norm to itself.
+            "gradient_clipping": optimizer.grad_clip if config.zero_stage else 0.0,
             "zero_optimization": {"stage": config.zero_stage},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
@@ -172,6 +176,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.engine.backward(loss)
+        if self._stage == 0:
+            self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)
         self.engine.step()
 
     def keep_buffers(self) -> None:
@@ -185,9 +191,12 @@ class Engine:
             buffer.copy_(kept)
 
     def gradient_norm(self) -> float | None:
-        """Return the norm of the last gradient before clipping, where DeepSpeed measured it."""
-        norm = self.engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        """Return the norm of the last gradient before clipping, NaN where it is not finite; None before the first."""
+        norm = self._norm if self._stage == 0 else self.engine.get_global_grad_norm()
+        if norm is None:
+            return None
+        # DeepSpeed says -1 where it is not finite.
+        return float(norm) if math.isfinite(norm) and norm >= 0 else math.nan
 
     def snapshot(self) -> Snapshot:
         """Copy this rank's part of model and optimiser to host memory, to be written while training goes on."""
@@ -218,7 +227,7 @@ class Engine:
 
         What rank ``changed_by`` changes there stays, on all ranks.
         """
-        if not self._zero3:
+        if self._stage < 3:
             yield
             return
         with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=changed_by):

@@ -4,7 +4,7 @@
     train.max_bad_steps       of them one after another: back to the last checkpoint, and from there on as before, but
                               without the steps that were bad
     as many again before      the run stops: it is not the samples
-    a new checkpoint
+    any step was good
 
 All is a function of the losses of the global batches: every rank, and every later start, decides alike.
 """
@@ -12,7 +12,7 @@ All is a function of the losses of the global batches: every rank, and every lat
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 HISTORY = 100
@@ -34,8 +34,12 @@ class GuardState:
 
     bad: dict[str, str] = field(default_factory=dict)
     """Steps that were left out, with the reasons."""
+    pass_over: dict[str, str] = field(default_factory=dict)
+    """Steps that were bad before the run went back."""
     row: int = 0
     """Bad steps since the last good one."""
+    reached: int = -1
+    """Last bad step when the run went back the last time; -1 once a later step was good."""
     losses: list[float] = field(default_factory=list)
     """Of the last good steps; none are kept where leaps are not looked for."""
 
@@ -53,12 +57,10 @@ class Guard:
     def __init__(self, max_bad_steps: int, leap_deviations: float, state: GuardState):
         self.state = state
         self._max_bad_steps, self._leap_deviations = max_bad_steps, leap_deviations
-        self._passed_over: dict[str, str] = {}
-        self._went_back_to: int | None = None
 
     def passes_over(self, step: int) -> bool:
         """Whether a step was bad before the run went back: it is left out without a look at it."""
-        return str(step) in self._passed_over
+        return str(step) in self.state.pass_over
 
     def judge(self, step: int, loss: float, gradient_is_finite: bool = True) -> Verdict:
         """Judge a step.
@@ -69,11 +71,13 @@ class Guard:
             gradient_is_finite: False where the parameters were already updated by one that is not.
         """
         if self.passes_over(step):
-            self.state.bad[str(step)] = self._passed_over[str(step)]
+            self.state.bad[str(step)] = self.state.pass_over[str(step)]
             return Verdict.SKIP
         reason = self._reason(loss) if gradient_is_finite else "gradient not finite"
         if reason is None:
             self.state.row = 0
+            if step > self.state.reached:
+                self.state.reached = -1
             if self._leap_deviations > 0:
                 self.state.losses = [*self.state.losses, loss][-HISTORY:]
             return Verdict.STEP
@@ -90,7 +94,7 @@ class Guard:
             state: that was saved in it.
 
         Raises:
-            RuntimeError: there is none, or the run went back to the same before.
+            RuntimeError: there is none, or no step was good since the run went back the last time.
         """
         steps = sorted(map(int, self.state.bad))
         last = f"step {steps[-1]}: {self.state.bad[str(steps[-1])]}"
@@ -99,14 +103,13 @@ class Guard:
                 f"{self.state.row} bad steps one after another, and no checkpoint to go back to ({last}): lower"
                 " optimizer.lr, or look at the samples in skipped.jsonl"
             )
-        if checkpoint_step == self._went_back_to:
+        if self.state.reached >= 0:
             raise RuntimeError(
-                f"{self.state.row} bad steps one after another although the run went back to step {checkpoint_step}"
-                f" and passed over others ({last}): lower optimizer.lr, or look at the samples in skipped.jsonl"
+                f"{self.state.row} bad steps one after another although the run went back and passed over those up to"
+                f" step {self.state.reached} ({last}): lower optimizer.lr, or look at the samples in skipped.jsonl"
             )
-        self._went_back_to = checkpoint_step
-        self._passed_over |= {key: self.state.bad[key] for key in self.state.bad if int(key) >= checkpoint_step}
-        self.state = state
+        since = {step: reason for step, reason in self.state.bad.items() if int(step) >= checkpoint_step}
+        self.state = replace(state, pass_over=state.pass_over | since, reached=steps[-1])
 
     def _reason(self, loss: float) -> str | None:
         if not math.isfinite(loss):
