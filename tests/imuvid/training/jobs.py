@@ -81,6 +81,7 @@ def _rank(folder: Path, jobs: list[Job]) -> None:
     import torch.distributed as dist
 
     from imuvid import config as configs
+    from imuvid.errors import UserError
     from imuvid.training import preemption, run
     from imuvid.training.config import PretrainConfig
     from imuvid.training.engine import Engine
@@ -130,7 +131,7 @@ def _rank(folder: Path, jobs: list[Job]) -> None:
         try:
             result = pretrain(configs.load(PretrainConfig, folder / "config.yaml", job.words))
             step, finished = result.step, result.finished
-        except (ValueError, RuntimeError, OSError) as error:
+        except (UserError, ValueError, RuntimeError, OSError) as error:
             problem = str(error)
         outcomes.append({"step": step, "finished": finished, "error": problem, "samples": list(samples)})
     (folder / f"outcomes-{dist.get_rank()}.json").write_text(json.dumps(outcomes))

@@ -59,7 +59,7 @@ def test_killed_at_random_instants(undisturbed, tiny_dataset, tmp_path):
         run = Run(tmp_path, tiny_dataset, *WORDS)
         before = newest(run.folder)
         if kills == times(3, 20):
-            code, output, errors = run.end()
+            code, _, errors = run.end()
             assert (code, errors) == (0, "")
             break
         # From the first step on, so that a start makes a checkpoint now and then, as it must.
@@ -123,9 +123,9 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(undisturbed, t
         ("flipped", flip),
         ("truncated", lambda path: os.truncate(path, path.stat().st_size // 2)),
     ):
-        shutil.copytree(undisturbed, tmp_path / name)
-        damage(next((tmp_path / name / f"checkpoints/step-{STEPS:08d}/engine").glob("part-*")))
-        outcomes[name] = Job([*words, f"name={name}", "data.num_workers=0"])
+        shutil.copytree(undisturbed, tmp_path / name / "run")
+        damage(next((tmp_path / name / f"run/checkpoints/step-{STEPS:08d}/engine").glob("part-*")))
+        outcomes[name] = Job([*words, f"runs_dir={tmp_path / name}", "name=run", "data.num_workers=0"])
     stops = [*words, "name=stops", "data.num_workers=0"]
     (tmp_path / "stops").mkdir()
     (tmp_path / "stops/STOP").touch()
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(undisturbed, t
         assert outcome.finished
         assert len(outcome.samples) == STEPS - 40
         assert f"resumed at step 40 from {tmp_path / name}" in output
-        same_end(undisturbed, tmp_path / name)
+        same_end(undisturbed, tmp_path / name / "run")
     assert "damaged checkpoint: " in output
     assert ("its content has changed" in output, "bytes instead of" in output) == (True, True)
 
