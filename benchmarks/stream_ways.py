@@ -46,12 +46,11 @@ def limit(folder: Path, batch: int, workers: int) -> Iterator[Any]:
 
 def ours(folder: Path, batch: int, workers: int) -> Iterator[Any]:
     """The training stream without augmentation."""
-    from imuvid.data.augment import AugmentConfig
+    from imuvid.data.augment import OFF
     from imuvid.data.shard_dataset import ShardDataset
     from imuvid.data.stream import DataConfig, training_stream
 
-    same = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    config = DataConfig(path=str(folder), batch_size=batch, num_workers=workers, augment=same)
+    config = DataConfig(path=str(folder), batch_size=batch, num_workers=workers, augment=OFF)
     return training_stream(ShardDataset(folder, "train"), config, 0, 0, 1, 0, False)
 
 

@@ -104,6 +104,38 @@ def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: Jso
 
 
 @app.command()
+def export(checkpoint: Path, out: Path, json_file: JsonFile = None) -> None:
+    """Write the encoder of a checkpoint as a folder for others: safetensors, ONNX and a model card.
+
+    Example: imuvid export runs/first/checkpoints/latest encoders/first
+    """
+    from imuvid.export import export_encoder
+
+    result = export_encoder(checkpoint, out)
+    print(f"{result.out}: {result.feature_dim} features; ONNX differs from torch by {result.onnx_difference:.1e}")
+    write_json(json_file, result)
+
+
+@app.command()
+def embed(encoder: Path, file: Path, out: Path, words: Words = None, json_file: JsonFile = None) -> None:
+    """Turn a file of raw IMU samples, of any rate and unit, into embeddings of its windows (.parquet or .npz).
+
+    ENCODER is what `imuvid export` wrote, or a checkpoint. The words say what the file holds: rate_hz, or time_column
+    and time_unit, acc_unit (m/s2, g, mg), gyro_unit (rad/s, deg/s), acc_columns and gyro_columns (x y z,
+    where their names are unusual), and stride_s.
+
+    Example: imuvid embed encoders/first walk.csv walk.parquet acc_unit=g gyro_unit=deg/s time_column=t time_unit=ms
+    """
+    from imuvid import config as configs
+    from shards.embed_imu import EmbedConfig, embed_file
+
+    result = embed_file(encoder, file, out, configs.load(EmbedConfig, None, words or []))
+    left_out = f", {result.left_out} left out: nothing was measured" if result.left_out else ""
+    print(f"{result.out}: {result.windows} windows of {result.feature_dim} features{left_out}")
+    write_json(json_file, result)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for recordings, shards, run and report.")] = Path("runs/demo"),
     nproc: Annotated[int, typer.Option(help="Training processes.")] = 2,

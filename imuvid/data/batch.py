@@ -28,6 +28,8 @@ class Example:
     """Number of the sample in its dataset."""
     frame_places: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """float64 [F]: where in the window each frame lies, 0 its start, 1 its end; empty where nobody asks."""
+    start_s: float = 0.0
+    """Where in the recording the window starts, seconds."""
     skipped: tuple[int, int] = (-1, -1)
     """Number of the corrupt sample that this one stands in for, and of the reason (damage.REASONS); -1 for none."""
 
@@ -50,6 +52,8 @@ class Batch:
     """int64 [B]."""
     skipped: Tensor
     """int64 [B, 2]."""
+    start_s: Tensor
+    """float64 [B]."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device; asynchronous from pinned memory."""

@@ -296,6 +296,7 @@ class ShardDataset:
             recording=recording_number(stored.meta.recording),
             sample=sample,
             frame_places=places[chosen],
+            start_s=self.starts_s[sample],
         )
 
     def __getstate__(self) -> dict:

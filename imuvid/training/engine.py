@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
 from imuvid.training.engine_state import EngineState, Snapshot
+from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
 
 
@@ -33,6 +34,9 @@ class EngineConfig:
     """fp32 or bf16: what the towers compute in; parameters, optimiser and loss stay float32."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
+    micro_batch_size: int = 0
+    """Windows that go through the towers at a time on a rank; 0 for all. Fewer save memory and cost one more forward:
+    the loss is still that of the whole batch, with all its negatives (gradient caching)."""
     timeout_s: float = 600.0
     """Longest wait for the other ranks, at start-up, in validation and saving, and in every collective."""
     step_timeout_s: float = 180.0
@@ -137,6 +141,15 @@ class Engine:
         self._stage = config.zero_stage
         self._clip = optimizer.grad_clip or math.inf
         self._norm: Tensor | None = None
+        self._micro_batch_size = config.micro_batch_size
+        self._cached: CachedForward | None = None
+        if config.micro_batch_size:
+            check_cacheable(model)
+            if config.zero_stage and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
+                raise UserError(
+                    f"engine.micro_batch_size: DeepSpeed {deepspeed.__version__} cannot add up gradients under ZeRO:"
+                    f" install 0.19.8 or newer, or set engine.zero_stage=0 instead of {config.zero_stage}"
+                )
         settings = {
             "train_micro_batch_size_per_gpu": local_batch_size,
             "gradient_accumulation_steps": 1,
@@ -169,19 +182,38 @@ class Engine:
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, figures) of this rank."""
-        return self.engine(batch)
+        if not self._micro_batch_size or not torch.is_grad_enabled():
+            return self.engine(batch)
+        self._cached = CachedForward(self.engine, self.module.views, batch, self._micro_batch_size)
+        return self._cached.loss, self._cached.figures
 
     def backward_and_step(self, loss: Tensor, lr: float) -> None:
         """Average the gradients of the ranks' losses over the ranks and update the parameters at ``lr``."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.engine.backward(loss)
+        self.backward(loss)
         if self._stage == 0:
             self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)
         self.engine.step()
 
+    def backward(self, loss: Tensor) -> None:
+        """Average the gradients of the ranks' losses, those of the last :meth:`forward`, over the ranks."""
+        cached, self._cached = self._cached, None
+        if cached is None:
+            self.engine.backward(loss)
+        elif self._stage == 0:
+            cached.backward(self._backward_unsharded)
+        else:
+            # Otherwise ZeRO would take the gradients of the last part for those of the step.
+            with self.engine.coalesce_grad_reduction():
+                cached.backward(lambda value, _last: self.engine.backward(value))
+
+    def _backward_unsharded(self, value: Tensor, last: bool) -> None:
+        with contextlib.nullcontext() if last else self.engine.no_sync():
+            self.engine.backward(value)
+
     def keep_buffers(self) -> None:
-        """Remember the buffers (running statistics), which the next forward may change."""
+        """Remember the buffers (running statistics, queues), which the next forward may change."""
         for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
             kept.copy_(buffer)
 

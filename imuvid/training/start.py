@@ -16,11 +16,13 @@ from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import DataConfig, open_cache
 from imuvid.errors import UserError
 from imuvid.imu.condition import check_condition
-from imuvid.models.towers import VideoTowerConfig
-from imuvid.models.two_tower import ModelConfig, TwoTower
+from imuvid.models.tower import Tower
+from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, without_weights
+from imuvid.models.two_tower import TwoTower
 from imuvid.training.checkpoint import find_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import resolve_dtype
+from imuvid.training.grad_cache import check_cacheable
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
@@ -70,8 +72,17 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     _check_statistics(config.data, train, held_out)
     _check_augmentation(config.data, train)
     _check_cache(config.data, train)
+    model = dataclasses.replace(
+        config.model,
+        imu_tower=without_weights(config.model.imu_tower),
+        video_tower=without_weights(config.model.video_tower),
+    )
     with torch.device("meta"):  # takes neither memory nor time
-        TwoTower(_without_weights(config.model), dtype)
+        two_tower = TwoTower(model, dtype)
+    _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
+    _check_objective(config, two_tower.objective.needs, len(train.info.positions))
+    if config.engine.micro_batch_size:
+        check_cacheable(two_tower)
     return train, held_out
 
 
@@ -133,6 +144,7 @@ def _check_settings(config: PretrainConfig) -> None:
         ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
@@ -150,6 +162,21 @@ def _check_settings(config: PretrainConfig) -> None:
         if not holds(value):
             raise UserError(f"{key}={value} {demand}")
     check_condition(config.data.condition, "data.condition")
+
+
+def _check_objective(config: PretrainConfig, needs: frozenset[str], num_sensors: int) -> None:
+    """Refuse an objective that does not fit the windows."""
+    objective = config.model.objective
+    if "hidden" in needs and objective.masked.num_sensors != num_sensors:
+        raise UserError(
+            f"model.objective.masked.num_sensors={objective.masked.num_sensors}, but the windows have {num_sensors}"
+            f" sensors: set it to {num_sensors}"
+        )
+    if "second_features" in needs and objective.second_view.rotate and config.data.condition.normalise != "none":
+        raise UserError(
+            "model.objective.second_view.rotate=true turns readings in SI units, which data.condition.normalise="
+            f"{config.data.condition.normalise} takes from them: set one to false or the other to none"
+        )
 
 
 def _check_statistics(data: DataConfig, train: AnyDataset, held_out: AnyDataset) -> None:
@@ -193,11 +220,28 @@ def _check_cache(data: DataConfig, train: AnyDataset) -> None:
         )
 
 
+def _check_imu_tower(config: ImuTowerConfig, tower: Tower, dataset: AnyDataset) -> None:
+    """Refuse a tower that does not take the windows of the dataset."""
+    info = dataset.info
+    if config.kind == "resnet" and config.resnet.rate_hz != info.imu_rate_hz:
+        raise UserError(
+            f"model.imu_tower.resnet.rate_hz={config.resnet.rate_hz:g}, but the windows have {info.imu_rate_hz:g} Hz:"
+            f" set model.imu_tower.resnet.rate_hz={info.imu_rate_hz:g}"
+        )
+    if config.kind == "external":
+        return  # another package's code, which may not run on the meta device
+    shape = (2, round(info.window_s * info.imu_rate_hz), len(info.positions))
+    try:
+        tower(torch.zeros(*shape, 6), torch.ones(*shape, 2, dtype=torch.bool))
+    except ValueError as error:
+        raise UserError(f"model.imu_tower.{config.kind}: {error}") from error
+
+
 def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> None:
     """Refuse a tower of pictures where there are embeddings of ``dim`` numbers, and the reverse (None)."""
     if dim is None and tower.kind == "embedding":
         raise UserError(
-            f"{path}: holds frames, no embeddings of them: set model.video_tower.kind to cnn or videomae, or convert it"
+            f"{path}: holds frames, no embeddings of them: set model.video_tower.kind to another, or convert it"
             " by 'imuvid shards embed'"
         )
     if dim is not None and (tower.kind, tower.embedding.dim) != ("embedding", dim):
@@ -205,15 +249,6 @@ def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> N
             f"{path}: holds video embeddings of {dim} numbers instead of frames: set model.video_tower.kind=embedding"
             f" model.video_tower.embedding.dim={dim}"
         )
-
-
-def _without_weights(model: ModelConfig) -> ModelConfig:
-    imu, video = model.imu_tower, model.video_tower
-    return dataclasses.replace(
-        model,
-        imu_tower=dataclasses.replace(imu, patchtst=dataclasses.replace(imu.patchtst, weights=None)),
-        video_tower=dataclasses.replace(video, videomae=dataclasses.replace(video.videomae, weights=None)),
-    )
 
 
 def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:

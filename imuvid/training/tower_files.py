@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -34,16 +33,15 @@ def tower_parts(
         "dataset": info.name,
         "fingerprint": dataset.fingerprint,
     }
-    tower = config.model.imu_tower
     encoder = EncoderConfig(
-        tower=dataclasses.replace(tower, patchtst=dataclasses.replace(tower.patchtst, weights=None)),
+        tower=config.model.imu_tower,
         imu_rate_hz=info.imu_rate_hz,
         window_s=info.window_s,
         positions=info.positions,
         condition=config.data.condition,
         provenance=provenance
         | {
-            "objective": config.model.objective.kind,
+            "objective": " + ".join([config.model.objective.kind, *config.model.objective.extra]),
             "train_subjects": sorted({s for s in dataset.subjects.unique() if s is not None}),
             "train_windows": len(dataset),
         },

@@ -29,6 +29,7 @@ def reindex(folder, change) -> None:
 
 def test_examples_are_what_was_written(tiny_dataset):
     whole = ShardDataset(tiny_dataset, None)
+    whole.starts_s = [1.5 * number for number in range(56)]
     assert len(whole) == 56
     for number in (0, 12, 13, 55):  # both ends of a shard
         expected = tiny_sample(number, f"r{number // 2:03d}", "s")
@@ -38,6 +39,7 @@ def test_examples_are_what_was_written(tiny_dataset):
         pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in expected.frames]
         np.testing.assert_array_equal(example.frames, np.stack(pictures))
         assert example.frame_valid.tolist() == [True] * 4
+        assert example.start_s == 1.5 * number
         assert example.sample == number
     assert whole.example(0).recording == whole.example(1).recording != whole.example(2).recording
 

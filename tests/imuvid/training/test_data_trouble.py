@@ -83,11 +83,11 @@ from imuvid.data.shard_dataset import ShardDataset
 from imuvid.training.config import PretrainConfig
 from imuvid.training.loop import pretrain
 
-example = ShardDataset.example
+read = ShardDataset.read
 def slow(self, *arguments):
     time.sleep(float(sys.argv[1]))
-    return example(self, *arguments)
-ShardDataset.example = slow
+    return read(self, *arguments)
+ShardDataset.read = slow
 pretrain(configs.load(PretrainConfig, sys.argv[2], sys.argv[3:]))
 """
 

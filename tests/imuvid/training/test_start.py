@@ -48,6 +48,10 @@ def test_a_sound_start_gives_both_splits(tiny_dataset):
         ("name=../a", ["name=../a"]),
         ("name=..", ["name=.."]),
         ("model.objective.kind=clip", ["'clip'", "sigmoid", "infonce"]),
+        ("model.objective.masked.share=1", ["model.objective.masked.share=1", "between 0 and 1"]),
+        ("model.objective.extra={nt_xent: -1}", ["objective.extra.nt_xent", "above 0"]),
+        ("engine.micro_batch_size=-1", ["engine.micro_batch_size=-1"]),
+        ("engine.micro_batch_size=2", ["engine.micro_batch_size", "batch normalisation"]),
         ("model.imu_tower.kind=rnn", ["'rnn'", "cnn", "patchtst"]),
         ("model.video_tower.kind=rnn", ["'rnn'", "cnn", "videomae"]),
         ("model.imu_tower.cnn.channels=[4]", ["imu_tower.cnn", "channels"]),
@@ -70,6 +74,13 @@ def test_what_does_not_fit_is_refused(tiny_dataset, word, parts):
     message = refused(check_start, config_of(tiny_dataset, word), 4)
     for part in parts:
         assert part in message
+
+
+def test_a_second_view_is_not_turned_where_readings_have_lost_their_units(tiny_dataset):
+    words = ["model.objective.kind=nt_xent", "data.condition.normalise=window"]
+    message = refused(check_start, config_of(tiny_dataset, *words), 4)
+    assert "model.objective.second_view.rotate" in message
+    check_start(config_of(tiny_dataset, *words, "model.objective.second_view.rotate=false"), 4)
 
 
 def test_a_dataset_without_video_is_refused(tiny_dataset, tmp_path):
@@ -132,3 +143,17 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tiny_dataset,
     message = refused(check_run_folder, config, "f")
     assert "none of its 1 checkpoints is sound" in message
     assert "stream.json: has 2 bytes instead of" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.imu_tower.kind=patchtst"], "patchtst: PatchTST was built for 250 samples, the window has 20"),
+        (["model.imu_tower.kind=cnn_gru"], "cnn_gru: a window of 20 samples is too short"),
+        (["model.imu_tower.kind=resnet"], "resnet.rate_hz=50, but the windows have 20 Hz: set"),
+        (["model.imu_tower.kind=resnet", "model.imu_tower.resnet.rate_hz=20"], "resnet: the window is too short"),
+    ],
+)
+def test_an_imu_tower_that_does_not_take_the_windows_is_refused(tiny_dataset, words, message):
+    words = ["name=a", f"data.path={tiny_dataset}", "data.batch_size=8", *words]
+    assert f"model.imu_tower.{message}" in refused(check_start, configs.load(PretrainConfig, None, words), 2)
