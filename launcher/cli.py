@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from imuvid.errors import UserError
+from launcher.datasets_cli import datasets_app
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Pretrain an IMU encoder on paired video at cluster scale, and prove it on people and devices it never saw.",
 )
 app.add_typer(shards_app, name="shards")
+app.add_typer(datasets_app, name="datasets")
 
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""

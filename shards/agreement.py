@@ -176,14 +176,17 @@ def evidence(total: Sums, min_seconds: float) -> tuple[np.ndarray, np.ndarray]:
     The rows are the gyroscope as it is, backwards, negated, and negated backwards. NaN where gyroscope and camera
     overlap for less than ``min_seconds``.
     """
-    cross = np.concatenate([total.cross, -total.cross])
     camera, gyro = np.concatenate([total.camera] * 2), np.concatenate([total.gyro] * 2)
     seconds = np.concatenate([total.seconds] * 2)
+    gram, determinant = _invariants(total.cross)
     best, focal = np.zeros(seconds.shape), np.ones(seconds.shape)
     for s in FOCALS:
         scale = np.array([1.0 / s, 1.0 / s, 1.0])
         energy = np.sqrt(np.maximum(camera @ scale**2, 1e-12) * np.maximum(gyro, 1e-12))
-        rho = largest_trace(cross * scale[:, None]) / energy
+        scaled = float(scale.prod()) * determinant
+        # Negated, C has the same Gram matrix.
+        traces = [_largest_root(gram * np.outer(scale, scale), way * scaled) for way in (1.0, -1.0)]
+        rho = np.concatenate(traces) / energy
         better = rho > best
         best[better], focal[better] = rho[better], s
     gain = -0.5 * seconds * np.log1p(-(np.minimum(best, 0.9999) ** 2))
@@ -191,20 +194,29 @@ def evidence(total: Sums, min_seconds: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest_trace(matrix: np.ndarray) -> np.ndarray:
-    """Maximum of trace(R^T M) over the proper rotations R, for matrices [..., 3, 3].
+    """Maximum of trace(R^T M) over the proper rotations R, for matrices [..., 3, 3]."""
+    return _largest_root(*_invariants(matrix))
 
-    It is the largest root of q^4 - 2 |M|^2 q^2 - 8 det(M) q + 2 |M^T M|^2 - |M|^4 (Frobenius norms; Theobald 2005),
+
+def _invariants(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return M M^T [..., 3, 3] and det(M) [...]."""
+    determinant = np.einsum("...i,...i->...", matrix[..., 0, :], np.cross(matrix[..., 1, :], matrix[..., 2, :]))
+    return matrix @ np.swapaxes(matrix, -1, -2), determinant
+
+
+def _largest_root(gram: np.ndarray, determinant: np.ndarray) -> np.ndarray:
+    """Return the largest trace of a matrix from M M^T and det(M).
+
+    It is the largest root of q^4 - 2 |M|^2 q^2 - 8 det(M) q + 2 |M M^T|^2 - |M|^4 (Frobenius norms; Theobald 2005),
     which Newton's method from above never misses.
     """
-    square = np.einsum("...ij,...ij->...", matrix, matrix)
-    unit = matrix / np.sqrt(np.maximum(square, 1e-30))[..., None, None]
-    gram = np.einsum("...ki,...kj->...ij", unit, unit)
-    a, b = unit[..., 0, :], np.cross(unit[..., 1, :], unit[..., 2, :])
-    determinant = np.einsum("...i,...i->...", a, b)
-    constant = 2.0 * np.einsum("...ij,...ij->...", gram, gram) - 1.0
+    square = np.maximum(np.trace(gram, axis1=-2, axis2=-1), 1e-30)
+    eight = 8.0 * determinant / square**1.5
+    constant = 2.0 * np.einsum("...ij,...ij->...", gram, gram) / square**2 - 1.0
     root = np.full(square.shape, np.sqrt(3.0))
     for _ in range(14):
-        value = ((root * root - 2.0) * root - 8.0 * determinant) * root + constant
-        slope = (4.0 * root * root - 4.0) * root - 8.0 * determinant
+        squared = root * root
+        value = ((squared - 2.0) * root - eight) * root + constant
+        slope = (4.0 * squared - 4.0) * root - eight
         root -= np.maximum(value, 0.0) / np.maximum(slope, 1e-6)
     return np.maximum(root, 0.0) * np.sqrt(square)

@@ -3,8 +3,8 @@
 Each picture is shrunk to a small grey one. For a pair of neighbouring frames
 
 1. phase correlation (Kuglin & Hines 1975) gives the shift of the whole picture, however far it went;
-2. a rotation and a zoom are fitted to the pictures' gradients by Lucas & Kanade's (1981) normal equations, twice at
-   half size and once at full size, tile by tile: each tile is compared with the tile that the last fit points to.
+2. a rotation and a zoom are fitted to the pictures' gradients by Lucas & Kanade's (1981) normal equations, at half size
+   and at full size, tile by tile: each tile is compared with the tile that the last fit points to.
 
 With x, y the position in the picture over the focal length, a camera (x right, y down, z into the picture) that turns
 by (a, b, c) radians moves the still points of its picture by (Longuet-Higgins & Prazdny 1980)
@@ -32,8 +32,10 @@ MIN_STEP_S = 0.045
 """Frames that follow sooner than this on the last that was kept are left out: of 30 a second, every other."""
 MAX_PAIR_S = 0.25
 """Frames further apart than this say nothing of the motion between them."""
-_SIDE = 64
-"""Shorter side of the small pictures, pixels, at most; the longer is cut to at most 1.5 times of it."""
+_SIDE = 48
+"""Shorter side of the small pictures, pixels, at least; the longer is cut to at most 1.5 times of it."""
+_READINGS = 6
+"""Of the pixels that make one of the small picture, at most this many a side are read; with fewer, texture flickers."""
 _BATCH = 32
 _TILE = 8
 _MIN_TILES = 9
@@ -129,51 +131,48 @@ class _Level:
         self.flow = focal_px * np.array(flow).transpose(2, 1, 0)
         """[T, 2, 4]: pixels a radian (for z: a unit) by tile, direction and parameter."""
         self.normal = np.einsum("tip,tjq->tijpq", self.flow, self.flow)
-        pixels = np.arange(height * width).reshape(self.rows, tile, self.columns, tile)
-        self.pixels = pixels
+        self.pixels = np.arange(height * width).reshape(self.rows, tile, self.columns, tile)
+        self.members = np.eye(self.columns, dtype=np.float32).repeat(tile, axis=0)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum [B, height, width] over the tiles: [B, T], float64."""
         batch = len(values)
-        by_rows = np.add.reduce(values.reshape(batch, self.rows, self.tile, self.width), axis=2)
-        by_tile = by_rows.reshape(batch, self.rows, self.columns, self.tile).sum(-1)
+        # By a matrix, as sums over a few neighbours are slow in numpy.
+        by_columns = values.reshape(-1, self.width) @ self.members
+        by_tile = by_columns.reshape(batch, self.rows, self.tile, self.columns).sum(axis=2)
         return by_tile.reshape(batch, -1).astype(np.float64)
 
-    def refine(self, pictures: np.ndarray, motion: np.ndarray, times: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fit the motion anew, ``times`` times.
+    def refine(self, pictures: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit the motion anew.
 
-        The gradients are those of the first picture of each pair, so that they need not be gathered anew each time
-        (Baker & Matthews 2004: the inverse compositional form of Lucas & Kanade's algorithm).
+        The gradients are those of the first picture of each pair (Baker & Matthews 2004: the inverse compositional form
+        of Lucas & Kanade's algorithm).
 
         Args:
             pictures: float32 [B + 1, height, width].
             motion: float64 [B, 4], the fit so far.
-            times: at least 1.
 
         Returns:
             The motion [B, 4], and the share [B] of the tiles that agree with it, 0 where fewer than ``_MIN_TILES``
             can be compared at all.
         """
-        batch, area = len(motion), float(self.tile * self.tile)
+        area = float(self.tile * self.tile)
         before = pictures[:-1]
         x, y = np.zeros_like(before), np.zeros_like(before)
         np.subtract(before[:, :, 2:], before[:, :, :-2], out=x[:, :, 1:-1])
         np.subtract(before[:, 2:], before[:, :-2], out=y[:, 1:-1])
-        x, y = np.float32(0.5) * x, np.float32(0.5) * y
-        sx, sy = self.sums(x), self.sums(y)
+        x *= np.float32(0.5)
+        y *= np.float32(0.5)
+        moved, shift, inside = self._moved(pictures, motion)
+        change = moved - before
         # Less the means over the tile, which take a change of brightness with them.
+        sx, sy, sc = self.sums(x), self.sums(y), self.sums(change)
         xx, yy = self.sums(x * x) - sx * sx / area, self.sums(y * y) - sy * sy / area
         xy = self.sums(x * y) - sx * sy / area
-        agree = np.zeros(batch)
-        for _ in range(times):
-            moved, shift, inside = self._moved(pictures, motion)
-            change = moved - before
-            sc = self.sums(change)
-            xc, yc = self.sums(x * change) - sx * sc / area, self.sums(y * change) - sy * sc / area
-            # The tile's own shift counts from where the tile was looked for.
-            xc, yc = xc - xx * shift[:, 0] - xy * shift[:, 1], yc - xy * shift[:, 0] - yy * shift[:, 1]
-            motion, agree = self._solve(xx, xy, yy, xc, yc, inside)
-        return motion, agree
+        xc, yc = self.sums(x * change) - sx * sc / area, self.sums(y * change) - sy * sc / area
+        # The tile's own shift counts from where the tile was looked for.
+        xc, yc = xc - xx * shift[:, 0] - xy * shift[:, 1], yc - xy * shift[:, 0] - yy * shift[:, 1]
+        return self._solve(xx, xy, yy, xc, yc, inside)
 
     def _moved(self, pictures: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the second pictures with each tile where the motion points to, by how much [B, 2, T], and whether
@@ -224,6 +223,8 @@ class _Fit:
 
     def __init__(self, factor: int, height: int, width: int, focal_px: float):
         self.factor, self.height, self.width = factor, height, width
+        num = min(factor, _READINGS)
+        self.readings = [(2 * i + 1) * factor // (2 * num) for i in range(num)]
         self.full = _Level(height, width, _TILE, focal_px)
         self.half = _Level(height // 2, width // 2, _TILE // 2, 0.5 * focal_px)
         rows, columns = height // 2, width // 2
@@ -235,7 +236,7 @@ class _Fit:
     def of(cls, shape: tuple[int, ...]) -> _Fit | None:
         """Return the fit for pictures of a shape; None where they are too small."""
         short, long = sorted(shape[:2])
-        factor = -(-short // _SIDE)
+        factor = max(1, short // _SIDE)
         limit = int(1.5 * (short // factor))
         height, width = (min(side // factor, limit) // _TILE * _TILE for side in shape[:2])
         if min(height, width) < 4 * _TILE:
@@ -243,28 +244,27 @@ class _Fit:
         return cls(factor, height, width, FOCAL * long / factor)
 
     def shrink(self, picture: np.ndarray) -> np.ndarray:
-        """Return the middle of a picture, four readings a pixel: uint16 [height, width], 0 to 1020."""
+        """Return the middle of a picture, each pixel the sum of up to 4 x 4 readings: uint16 [height, width]."""
         step, height, width = self.factor, self.height, self.width
         top, left = (picture.shape[0] - step * height) // 2, (picture.shape[1] - step * width) // 2
         middle = picture[top : top + step * height, left : left + step * width]
-        other = step // 2
-        grey = middle[::step, ::step].astype(np.uint16)
-        grey += middle[other::step, ::step]
-        grey += middle[::step, other::step]
-        grey += middle[other::step, other::step]
+        rows = np.add.reduce(middle.reshape(height, step, -1)[:, self.readings], axis=1, dtype=np.uint16)
+        grey = rows[:, self.readings[0] :: step].copy()
+        for reading in self.readings[1:]:
+            grey += rows[:, reading::step]
         return grey
 
     def pairs(self, greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rotation [B, 3] and the weight [B] of each pair of neighbours of float32 [B + 1, h, w]."""
-        pictures = _smooth(greys * np.float32(0.25))
+        pictures = _smooth(greys * np.float32(1.0 / len(self.readings) ** 2))
         halves = 0.25 * (
             pictures[:, ::2, ::2] + pictures[:, 1::2, ::2] + pictures[:, ::2, 1::2] + pictures[:, 1::2, 1::2]
         )
         motion = np.zeros((len(greys) - 1, 4))
         down, right = self._shift(halves)
         motion[:, 0], motion[:, 1] = down / self.half.flow[0, 1, 0], -right / self.half.flow[0, 1, 0]
-        motion, _ = self.half.refine(halves, motion, 2)
-        motion, agree = self.full.refine(pictures, motion, 1)
+        motion, _ = self.half.refine(halves, motion)
+        motion, agree = self.full.refine(pictures, motion)
         return motion[:, :3], agree
 
     def _shift(self, halves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,8 +31,8 @@ from shards.mp4 import outer_boxes
 from shards.sources.base import RecordingError
 
 BACKENDS = ("decord", "pyav")
-GREY_SIDE = 128
-"""Least shorter side, pixels, of the pictures that are watched."""
+GREY_SIDE = 96
+"""Shorter side, pixels, of the pictures that are watched where they have to be scaled."""
 WIDEST_PIXEL = 10.0
 """No camera's pixels are as many times as wide as high, or as high as wide."""
 
@@ -171,8 +171,8 @@ class Watch:
     indices: Sequence[int]
     """Frames to look at, as positions in ``VideoInfo.times_s``."""
     take: Callable[[int, np.ndarray], None]
-    """Called with (index, uint8 [height, width] grey), in order: the whole picture, scaled to GREY_SIDE or more pixels
-    of its shorter side, or to the size of the wanted pictures where that is less."""
+    """Called with (index, uint8 [height, width] grey), in order: the whole picture, at whatever size costs least; not
+    to be kept or changed, as it may be the decoder's own."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Frame:
     rgb: Callable[[], np.ndarray]
     """Returns uint8 [height, width, 3]."""
     grey: Callable[[], np.ndarray]
-    """Returns uint8 [height, width], see :class:`Watch`."""
+    """Returns uint8 [height, width] of any contrast, see :class:`Watch`."""
 
 
 class DecodingError(Exception):

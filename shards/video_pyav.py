@@ -11,18 +11,21 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from shards.video import GREY_SIDE, DecodingError, Frame
 
+_LUMA_FIRST = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
+"""Pixel formats whose first plane is the brightness, one byte a pixel."""
+
 
 def pictures(
     path: Path, width: int, height: int, num_threads: int, indices: Sequence[int]
 ) -> Iterator[tuple[int, Frame]]:
     """Yield (index, frame) of the frames that are due; as :func:`shards.video_decord.pictures`."""
-    scaler = Scaler(width, height)
     due = iter(indices)
     wanted = next(due, None)
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             assert isinstance(stream, av.VideoStream)
+            scaler = Scaler(width, height, float(stream.sample_aspect_ratio or 1))
             stream.codec_context.thread_count = num_threads
             stream.thread_type = "AUTO"
             for index, frame in enumerate(container.decode(stream)):
@@ -41,10 +44,12 @@ class Scaler:
     Args:
         width: of the RGB pictures, as they are shown, pixels.
         height: of the RGB pictures, pixels.
+        aspect: width of a pixel over its height, as the video is stored.
     """
 
-    def __init__(self, width: int, height: int):
+    def __init__(self, width: int, height: int, aspect: float = 1.0):
         self.size = (width, height)
+        self._square = abs(aspect - 1.0) < 0.02
         scale = min(1.0, GREY_SIDE / min(self.size))
         self.grey_size = (round(scale * width), round(scale * height))
         self._rgb, self._grey = VideoReformatter(), VideoReformatter()
@@ -57,9 +62,17 @@ class Scaler:
             return _scaled(self._rgb, frame, self.size, "rgb24", quarters)
 
         def grey() -> np.ndarray:
+            if self._square and frame.format.name in _LUMA_FIRST:
+                return np.rot90(_luma(frame), quarters)
             return _scaled(self._grey, frame, self.grey_size, "gray", quarters)
 
         return Frame(rgb, grey)
+
+
+def _luma(frame: av.VideoFrame) -> np.ndarray:
+    """Return the brightness as it is stored, uint8 [height, width], without a copy."""
+    plane = frame.planes[0]
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 def _scaled(

@@ -28,6 +28,9 @@ class Tower(nn.Module):
     token_dim: int | None = None
     """Width of the tokens; None where there are none."""
 
+    def wear(self, positions: list[str]) -> None:
+        """Say where the P sensors of the windows to come are worn; a tower that does not care ignores it."""
+
     def encode(self, x: Tensor, valid: Tensor) -> Encoding:
         """Return features and tokens of windows and of what is valid in them; called by ``forward`` alone."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ from imuvid.errors import UserError
 from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
 from imuvid.models.imu_cnn_gru import ImuCnnGru, ImuCnnGruConfig
 from imuvid.models.imu_external import ImuExternal, ImuExternalConfig
+from imuvid.models.imu_gravity import ImuGravity, ImuGravityConfig, place_of
 from imuvid.models.imu_patchtst import ImuPatchTST, ImuPatchTSTConfig
 from imuvid.models.imu_resnet import ImuResNet, ImuResNetConfig
 from imuvid.models.tower import Tower
@@ -26,12 +27,14 @@ class ImuTowerConfig:
     """The IMU tower; only the section of the chosen kind is read."""
 
     kind: str = "cnn"
-    """cnn, patchtst, cnn_gru (IMU2CLIP's), resnet (harnet's shape) or external (another package's encoder)."""
+    """gravity (our own), cnn, patchtst, cnn_gru (IMU2CLIP's), resnet (harnet's shape) or external (another package's
+    encoder)."""
     cnn: ImuCnnConfig = field(default_factory=ImuCnnConfig)
     patchtst: ImuPatchTSTConfig = field(default_factory=ImuPatchTSTConfig)
     cnn_gru: ImuCnnGruConfig = field(default_factory=ImuCnnGruConfig)
     resnet: ImuResNetConfig = field(default_factory=ImuResNetConfig)
     external: ImuExternalConfig = field(default_factory=ImuExternalConfig)
+    gravity: ImuGravityConfig = field(default_factory=ImuGravityConfig)
 
 
 @dataclass
@@ -56,6 +59,7 @@ IMU_TOWERS: dict[str, type[Tower]] = {
     "cnn_gru": ImuCnnGru,
     "resnet": ImuResNet,
     "external": ImuExternal,
+    "gravity": ImuGravity,
 }
 VIDEO_TOWERS: dict[str, type[Tower]] = {
     "cnn": VideoCnn,
@@ -76,6 +80,19 @@ def build_imu_tower(config: ImuTowerConfig) -> Tower:
         UserError: the kind is unknown or its sizes do not fit together.
     """
     return _build("imu_tower", config, IMU_TOWERS)
+
+
+def with_places(config: ImuTowerConfig, positions: list[str]) -> ImuTowerConfig:
+    """Return the config of a tower that is to be trained on sensors worn there: each place gets an embedding.
+
+    Args:
+        config: its own list of places, if it has one, stands.
+        positions: of the dataset.
+    """
+    if config.gravity.places:
+        return config
+    places = sorted({place_of(position) for position in positions})
+    return dataclasses.replace(config, gravity=dataclasses.replace(config.gravity, places=places))
 
 
 def build_video_tower(config: VideoTowerConfig) -> Tower:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig, condition, statistics
+from imuvid.models.encoder import Encoder
 from imuvid.ood.datasets.base import Windows
 
 
@@ -59,7 +61,12 @@ def condition_recording(imu: np.ndarray, valid: np.ndarray, config: ConditionCon
 
 @torch.inference_mode()
 def features_of(
-    encoder: torch.nn.Module, imu: np.ndarray, valid: np.ndarray, batch_size: int, device: torch.device
+    encoder: torch.nn.Module,
+    imu: np.ndarray,
+    valid: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    positions: Sequence[str] = (),
 ) -> np.ndarray:
     """Return what the encoder makes of windows as it wants them, in their order: float32 [N, D].
 
@@ -69,8 +76,11 @@ def features_of(
         valid: bool [N, T, P, 2].
         batch_size: windows that go through it at once.
         device: where it runs.
+        positions: of the P sensors; empty where unknown.
     """
     encoder = encoder.to(device)
+    if isinstance(encoder, Encoder):
+        encoder.tower.wear(list(positions))
     rows = []
     for start in range(0, len(imu), batch_size):
         part = slice(start, start + batch_size)
@@ -95,9 +105,10 @@ def embed(
     Raises:
         UserError: a representation is not finite.
     """
-    groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(windows.imu.shape[2])]
+    positions = windows.positions
+    groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(len(positions))]
     features = [
-        features_of(encoder, windows.imu[:, :, group], windows.valid[:, :, group], batch_size, device)
+        features_of(encoder, windows.imu[:, :, group], windows.valid[:, :, group], batch_size, device, positions[group])
         for group in groups
     ]
     array = np.concatenate(features, axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from imuvid.data.mixture import sample_order
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
+from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.training import preemption
 from imuvid.training.agreement import Agreed, agree
@@ -92,7 +94,10 @@ class Run:
         self.writer = CheckpointWriter(self.checkpoints, train.keep_checkpoints, train.keep_every_steps, self.control)
         self.checkpoint = self._prepare_folder()
         torch.manual_seed(config.seed)
-        model = TwoTower(config.model, resolve_dtype(config.engine.dtype))
+        positions = self.dataset.info.positions
+        imu_tower = with_places(config.model.imu_tower, positions)
+        model = TwoTower(dataclasses.replace(config.model, imu_tower=imu_tower), resolve_dtype(config.engine.dtype))
+        model.imu_tower.wear(positions)
         self.engine = Engine(model, config.engine, config.optimizer, self.device, config.data.batch_size // self.world)
         self._resume()
         if self.rank == 0:

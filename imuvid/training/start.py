@@ -232,7 +232,8 @@ def _check_imu_tower(config: ImuTowerConfig, tower: Tower, dataset: AnyDataset) 
         return  # another package's code, which may not run on the meta device
     shape = (2, round(info.window_s * info.imu_rate_hz), len(info.positions))
     try:
-        tower(torch.zeros(*shape, 6), torch.ones(*shape, 2, dtype=torch.bool))
+        with torch.device("meta"):
+            tower(torch.zeros(*shape, 6), torch.ones(*shape, 2, dtype=torch.bool))
     except ValueError as error:
         raise UserError(f"model.imu_tower.{config.kind}: {error}") from error
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from imuvid.data.mixture import AnyDataset
 from imuvid.models.encoder import EncoderConfig, save_encoder
+from imuvid.models.towers import with_places
 from imuvid.models.video_encoder import FOLDER_NAME, VideoEncoderConfig, save_video_encoder
 from imuvid.training.checkpoint_writer import Parts
 from imuvid.training.config import PretrainConfig
@@ -34,7 +35,7 @@ def tower_parts(
         "fingerprint": dataset.fingerprint,
     }
     encoder = EncoderConfig(
-        tower=config.model.imu_tower,
+        tower=with_places(config.model.imu_tower, info.positions),
         imu_rate_hz=info.imu_rate_hz,
         window_s=info.window_s,
         positions=info.positions,

@@ -13,7 +13,6 @@ the sensor. As the axes are turned, a sensor that reaches its range does not sho
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from omegaconf import MISSING
 
 from imuvid.errors import UserError
 from shards.sources.base import Recording, RecordingError, RecordingRef, Signal, Stream
-from shards.sources.paths import expand
+from shards.sources.paths import find_files, sorted_by_name
 from shards.video import probe
 from shards.video_vrs import check_projectaria, has_rgb, open_vrs, quiet
 
@@ -66,27 +65,16 @@ class AriaSource:
                 have the same name, or ``takes`` cannot be read.
         """
         check_projectaria()
-        found: dict[Path, str] = {}
-        for entry in self.config.paths:
-            for path, root in expand("aria.paths", entry, (".vrs",)):
-                name = re.sub(r"[^A-Za-z0-9_-]+", "-", str(path.relative_to(root).with_suffix("")))
-                found.setdefault(path.resolve(), name)
-        if not found:
-            raise UserError("aria.paths: names no VRS file: list files, folders or globs of Aria recordings")
+        found = find_files("aria.paths", self.config.paths, (".vrs",), "VRS file of Aria glasses")
         participants = None if self.config.takes is None else _participants(Path(self.config.takes).expanduser())
-        by_name: dict[str, Path] = {}
-        for path, name in found.items():
-            if path.with_name(path.name.replace(_WITHOUT_IMAGES, "")) in found.keys() - {path}:
-                continue
-            if name in by_name:
-                raise UserError(
-                    f"aria.paths: {by_name[name]} and {path} would both be recording '{name}': "
-                    "name the folder that holds both, or rename one"
-                )
-            by_name[name] = path
+        kept = [
+            path
+            for path in found
+            if path.with_name(path.name.replace(_WITHOUT_IMAGES, "")) not in found.keys() - {path}
+        ]
         return [
-            RecordingRef(name, {"path": str(path), "subject": self._subject(path, participants)})
-            for name, path in sorted(by_name.items())
+            RecordingRef(found[path], {"path": str(path), "subject": self._subject(path, participants)})
+            for path in sorted_by_name("aria.paths", kept, found)
         ]
 
     def _subject(self, path: Path, participants: dict[str, str] | None) -> str | None:

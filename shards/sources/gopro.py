@@ -26,11 +26,10 @@ import av
 import numpy as np
 from omegaconf import MISSING
 
-from imuvid.errors import UserError
 from shards.mp4 import outer_boxes
 from shards.sources.base import Recording, RecordingError, RecordingRef, Signal, Stream
 from shards.sources.gpmf import Block, GpmfError, Imu, ImuId, read_payload
-from shards.sources.paths import expand
+from shards.sources.paths import find_files, sorted_by_name
 from shards.video_chapters import Chapters, chapter_infos, chapter_starts
 
 SUFFIXES = (".mp4", ".360")
@@ -63,28 +62,17 @@ class GoProSource:
         Raises:
             UserError: a path does not exist, nothing matches, or two files would have the same name.
         """
-        found: dict[Path, str] = {}
-        for entry in self.config.paths:
-            for path, root in expand("gopro.paths", entry, SUFFIXES):
-                name = re.sub(r"[^A-Za-z0-9_-]+", "-", str(path.relative_to(root).with_suffix("")))
-                found.setdefault(path.resolve(), name)
-        if not found:
-            raise UserError("gopro.paths: names no MP4 file: list files, folders or globs of GoPro recordings")
+        found = find_files("gopro.paths", self.config.paths, SUFFIXES, "MP4 file of a GoPro camera")
         groups: dict[tuple[Path, str, str], list[Path]] = {}
         for path in found:
             series, _ = _chapter_of(path)
             groups.setdefault((path.parent, series, path.suffix.lower()), []).append(path)
-        by_name: dict[str, list[Path]] = {}
-        for group in groups.values():
-            paths = sorted(group, key=lambda path: (_chapter_of(path)[1], path.name))
-            name = found[paths[0]]
-            if name in by_name:
-                raise UserError(
-                    f"gopro.paths: {by_name[name][0]} and {paths[0]} would both be recording '{name}': "
-                    "name the folder that holds both, or rename one"
-                )
-            by_name[name] = paths
-        return [RecordingRef(name, {"paths": [str(path) for path in by_name[name]]}) for name in sorted(by_name)]
+        chapters = [sorted(group, key=lambda path: (_chapter_of(path)[1], path.name)) for group in groups.values()]
+        of_first = {paths[0]: paths for paths in chapters}
+        return [
+            RecordingRef(found[first], {"paths": [str(path) for path in of_first[first]]})
+            for first in sorted_by_name("gopro.paths", of_first, found)
+        ]
 
     def open(self, ref: RecordingRef) -> Recording:
         """Read the telemetry of a recording; the clock's 0 is the first video frame.

@@ -1,11 +1,54 @@
-"""Files that a config names by themselves, by the folder that they are in, or by a glob."""
+"""Files that a config names by themselves, by the folder that they are in, or by a glob, and what they are called."""
 
 from __future__ import annotations
 
 import glob
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from imuvid.errors import UserError
+
+
+def find_files(key: str, entries: Iterable[str], suffixes: tuple[str, ...], what: str) -> dict[Path, str]:
+    """Return each file that a list of paths names, once, and the name of its recording.
+
+    The name is the path below the folder (or glob) that the file was found by first.
+
+    Args:
+        key: of the list in the config, for messages.
+        entries: of the list; see :func:`expand`.
+        suffixes: of the files that are meant, in lower case, with the dot.
+        what: is looked for, for messages.
+
+    Raises:
+        UserError: there are no entries, or :func:`expand` raises.
+    """
+    found: dict[Path, str] = {}
+    for entry in entries:
+        for path, root in expand(key, entry, suffixes):
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", str(path.relative_to(root).with_suffix("")))
+            found.setdefault(path.resolve(), name)
+    if not found:
+        raise UserError(f"{key}: names no {what}: list files, folders or globs")
+    return found
+
+
+def sorted_by_name(key: str, paths: Iterable[Path], names: Mapping[Path, str]) -> list[Path]:
+    """Return files sorted by the names of their recordings.
+
+    Raises:
+        UserError: two would have the same name.
+    """
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(names[path], path)
+        if other != path:
+            raise UserError(
+                f"{key}: {other} and {path} would both be recording '{names[path]}': "
+                "name the folder that holds both, or rename one"
+            )
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def expand(key: str, entry: str, suffixes: tuple[str, ...]) -> list[tuple[Path, Path]]:

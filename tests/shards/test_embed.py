@@ -15,17 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-import torch
-from safetensors.torch import load_file
 
 import shards.pictures
 from imuvid.config import to_yaml
 from imuvid.data.format import decode_members, parse_tar, read_dataset_info, read_index, read_recordings
-from imuvid.errors import UserError
-from imuvid.models.towers import VideoTowerConfig, build_video_tower
-from imuvid.models.video_cnn import VideoCnnConfig
-from imuvid.models.video_encoder import VideoEncoderConfig, save_video_encoder
-from imuvid.models.video_videomae import VideoMAE, VideoMAETowerConfig
 from shards import embedder
 from shards.build import build
 from shards.combine import merge
@@ -38,33 +31,13 @@ from shards.splits import Identities
 from shards.subset import filter_windows
 from shards.verify import verify
 from shards.video import probe, read_frames
-from tests.shards.recordings import build_config, imu_columns, make_recordings, write_csv, write_manifest, write_video
+from tests.shards.embedding import NUM_FRAMES, SIZE, features_of, refused, write_recordings, write_tower
+from tests.shards.recordings import build_config
 from tests.soak import times
 
 REPOSITORY = Path(__file__).parents[2]
-NUM_FRAMES, SIZE = 4, 48
-TOWER = VideoTowerConfig(cnn=VideoCnnConfig(channels=[8, 12], time_strides=[1, 2]))
 WORDS = ["window.hop_s=0.35", "samples_per_shard=7", "split.test_subjects=[eva]", "split.val_subjects=[uta]"]
 WORDS += ["build.workers=1"]
-
-
-def write_tower(folder: Path, seed: int = 0, num_frames: int = NUM_FRAMES, size: int = SIZE) -> Path:
-    """A tower as a checkpoint keeps it."""
-    torch.manual_seed(seed)
-    tower = build_video_tower(TOWER)
-    for tensor in tower.state_dict().values():
-        # Far from the initialisation, and so that no feature is 0 for all pictures.
-        tensor.copy_(torch.rand_like(tensor) + 0.2 if tensor.ndim == 1 else 4 * tensor)
-    save_video_encoder(folder, VideoEncoderConfig(TOWER, num_frames, [size, size]), tower.state_dict())
-    return folder
-
-
-def features_of(folder: Path, frames: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """One window by the tower of a folder, without what is tested here."""
-    tower = build_video_tower(TOWER)
-    tower.load_state_dict(load_file(folder / "model.safetensors"))
-    with torch.no_grad():
-        return tower.eval()(torch.from_numpy(frames)[None], torch.from_numpy(valid)[None])[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +47,7 @@ def tower(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Recordings of which the first has more windows than a batch, and the last a video that ends before the IMU."""
-    folder = tmp_path_factory.mktemp("recordings")
-    make_recordings(folder, {"ada-1": 5.0, "eva-1": 2.2, "ida-1": 1.4})
-    rows = [
-        {"recording": name, "video": f"{name}.mp4", "imu": f"{name}.csv", "position": "wrist", "subject": name[:3]}
-        for name in ("ada-1", "eva-1", "ida-1", "uta-1")
-    ]
-    write_video(folder / "uta-1.mp4", 40)
-    write_csv(folder / "uta-1.csv", imu_columns(2.5))
-    return write_manifest(folder / "recordings.csv", rows)
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +87,6 @@ def samples_of(folder: Path) -> dict:
         raw = (folder / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
         samples[row["key"]] = decode_members(parse_tar(raw))
     return samples
-
-
-def refused(function, *arguments, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_build_stores_what_the_tower_makes_of_the_frames(embedded, with_frames, manifest, tower):
@@ -256,33 +213,6 @@ def test_a_kill_leaves_no_picture_and_changes_no_byte(embedded, manifest, tower,
     assert contents(out) == contents(embedded[0])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_windows_are_embedded_from_their_pictures_and_few_are_held(monkeypatch, seed):
-    rng = np.random.default_rng(seed)
-    num_windows, hop, num_frames = 45, int(rng.integers(1, 6)), 5
-    starts = np.arange(num_windows) * hop
-    picks = np.minimum(starts[:, None] + np.arange(num_frames) * 2, starts[-1])
-    near = rng.random(picks.shape) < 0.6
-    near[rng.integers(0, num_windows, 3)] = False
-
-    class Means:
-        """Stands for a tower: the features are the mean of each frame."""
-
-        def embed(self, frames, frame_valid):
-            assert len(frames) <= embedder.BATCH
-            return (frames.mean((2, 3, 4)) + 1000 * frame_valid).astype(np.float16)
-
-    monkeypatch.setattr(embedder, "load_tower", lambda *_: Means())
-    windows = embedder.WindowEmbedder(picks, near, FramesConfig(num=num_frames, size=8, embed_with="x"))
-    most = 0
-    for index in np.unique(picks[near]).tolist():
-        windows.add(index, np.full((8, 8, 3), index, np.uint8))
-        most = max(most, len(windows._held))
-    np.testing.assert_array_equal(windows.finish(), np.where(near, picks % 256 + 1000.0, 0))
-    assert most <= (embedder.BATCH + 1) * hop + 2 * num_frames
-    assert not windows._held
-
-
 def test_a_finished_dataset_is_converted(with_frames, tower, tmp_path):
     report = embed_dataset(with_frames, tmp_path / "out", tower, workers=2)
     embed_dataset(with_frames, tmp_path / "again", tower, workers=1)
@@ -348,65 +278,6 @@ def test_verify_finds_embeddings_that_are_not_as_stated(embedded, tmp_path):
     for wrong in ({}, {"dim": "x"}, {"dim": 0}, [3]):
         path.write_text(json.dumps({**fields, "video_embedding": wrong}))
         assert "damaged" in refused(read_dataset_info, copied)
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["frames.embed_with=/nowhere"], ["/nowhere", "no video tower"]),
-        (["frames.num=0"], ["frames.embed_with", "frames.num"]),
-        (["frames.num=6"], ["4 frames", "frames.num=4"]),
-        (["frames.size=32"], ["frames.size=48"]),
-    ],
-)
-def test_a_tower_that_does_not_fit_is_one_line(manifest, tower, tmp_path, words, parts):
-    config = build_config(manifest, tmp_path / "out", f"frames.embed_with={tower}", *words)
-    message = refused(build, config)
-    for part in parts:
-        assert part in message
-    assert not (tmp_path / "out").exists()
-
-
-def damaged_copy(tower: Path, folder: Path, damage) -> str:
-    damage(shutil.copytree(tower, folder))
-    return refused(embedder.load_tower, str(folder), NUM_FRAMES, SIZE)
-
-
-def test_damaged_towers_are_one_line_and_pickles_are_not_read(tower, tmp_path):
-    weights, config = "model.safetensors", "config.json"
-    message = damaged_copy(tower, tmp_path / "a", lambda f: (f / weights).write_bytes(b"\x80\x04pickle"))
-    assert "model.safetensors" in message
-    half = (tower / weights).read_bytes()[:-9]
-    assert "damaged" in damaged_copy(tower, tmp_path / "b", lambda f: (f / weights).write_bytes(half))
-    assert "is missing" in damaged_copy(tower, tmp_path / "c", lambda f: (f / weights).rename(f / "pytorch_model.bin"))
-    for number, text in enumerate(("{}", "[]", "{", '{"format": 1, "tower": {"kind": "rnn"}}', '{"format": 2}')):
-        message = damaged_copy(tower, tmp_path / f"d{number}", lambda f, text=text: (f / config).write_text(text))
-        assert str(tmp_path / f"d{number}") in message
-
-
-def test_a_transformers_videomae_is_a_tower(tmp_path, manifest):
-    sizes = VideoMAETowerConfig(
-        num_frames=8, image_size=SIZE, hidden_size=24, num_layers=2, num_heads=2, intermediate_size=32
-    )
-    torch.manual_seed(0)
-    original = VideoMAE(sizes).eval()
-    folder = tmp_path / "videomae"
-    original.model.save_pretrained(folder)
-    encoder = embedder.load_tower(str(folder), 8, SIZE)
-    frames = np.random.default_rng(0).integers(0, 256, (3, 8, SIZE, SIZE, 3), dtype=np.uint8)
-    valid = np.ones((3, 8), dtype=bool)
-    with torch.no_grad():
-        expected = original(torch.from_numpy(frames), torch.from_numpy(valid)).numpy()
-    np.testing.assert_allclose(embedder.embed(encoder, frames, valid), expected, rtol=2e-3, atol=2e-3)
-    assert str(tmp_path) not in json.dumps(encoder.description)
-    assert "frames.size=48" in refused(embedder.load_tower, str(folder), 8, 32)
-    assert "multiples of 2" in refused(embedder.load_tower, str(folder), 7, SIZE)
-    build(build_config(manifest, tmp_path / "out", f"frames.embed_with={folder}", "build.workers=1"))
-    assert read_dataset_info(tmp_path / "out").video_embedding["tower"]["kind"] == "videomae"
-    assert verify(tmp_path / "out").problems == []
-    fields = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**fields, "hidden_act": "relu"}))
-    assert "hidden_act" in refused(embedder.load_tower, str(folder), 8, SIZE)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from imuvid.models.imu_cnn_gru import ImuCnnGruConfig
 from imuvid.models.imu_external import ImuExternalConfig
+from imuvid.models.imu_gravity import ImuGravityConfig
 from imuvid.models.imu_patchtst import ImuPatchTSTConfig
 from imuvid.models.imu_resnet import ImuResNetConfig
 from imuvid.models.tower import Tower
@@ -19,6 +20,9 @@ SAMPLES = 50
 PATCHTST = ImuPatchTSTConfig(context_length=SAMPLES, d_model=16, num_layers=1, num_heads=2, ffn_dim=16)
 CNN_GRU = ImuCnnGruConfig(channels=8, kernel_sizes=[5], hidden_size=12)
 RESNET = ImuResNetConfig(channels=[8, 12, 16], num_blocks=[1, 1, 0], factors=[2, 2, 3], orders=[2, 2, 1])
+GRAVITY = ImuGravityConfig(
+    stem_channels=[8, 12], stem_kernels=[5, 3], num_filters=4, d_model=16, num_layers=1, num_heads=2, ffn_dim=16
+)
 THIS = "tests.imuvid.models.small"
 
 
@@ -52,6 +56,7 @@ IMU = {
         kind="cnn_gru", cnn_gru=ImuCnnGruConfig(**{**vars(CNN_GRU), "steps": "channels", "num_samples": SAMPLES})
     ),
     "resnet": ImuTowerConfig(kind="resnet", resnet=RESNET),
+    "gravity": ImuTowerConfig(kind="gravity", gravity=GRAVITY),
     "external": external(frozen=False),
     "external_together": external(channels="together", arguments={"channels": 6, "pooled": True}, num_samples=40),
 }

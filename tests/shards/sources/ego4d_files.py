@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from shards.sources.base import Recording
+from shards.sources.ego4d import Ego4DConfig, Ego4DSource
 from tests.shards.recordings import write_video
 
+UID = "0a1b2c3d-0000-4000-8000-000000000001"
 AXES = [f"{sensor}_{axis}" for sensor in ("gyro", "accl") for axis in "xyz"]
 COLUMNS = ("component_idx", "component_timestamp_ms", "canonical_timestamp_ms", *AXES)
 RATE_HZ = 201.0  # the sample in the data set's documentation has steps of 4.975 ms
@@ -111,3 +114,35 @@ def write_ego4d(root: Path, specs: list[VideoSpec], folder: str = "video_540ss",
     content = {"date": "230208", "version": version, "videos": [entry(spec, fps) for spec in specs], "clips": []}
     (root / "ego4d.json").write_text(json.dumps(content))
     return root
+
+
+def read(root: Path, rows: np.ndarray | None = None, empty: str = "", **config: object) -> Recording:
+    """Read the only recording of a folder, which is ``UID`` where its IMU is written anew."""
+    if rows is not None:
+        write_imu(root / "v2" / "imu" / f"{UID}.csv", rows, empty)
+    source = Ego4DSource(Ego4DConfig(root=str(root), **config))
+    (ref,) = source.list()
+    return source.open(ref)
+
+
+def listed(root: Path, **config: object) -> dict[str, str | None]:
+    """Return the names and splits of the recordings that are listed."""
+    return {ref.name: ref.payload["split"] for ref in Ego4DSource(Ego4DConfig(root=str(root), **config)).list()}
+
+
+def uid(number: int) -> str:
+    """Return the name of a video."""
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def split_files(folder: Path, **contents: object) -> dict[str, str]:
+    """Write JSON files; return the path of each by its name."""
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return {name: str(folder / f"{name}.json") for name in contents}
+
+
+def annotations(*uids: str) -> dict[str, object]:
+    """An annotation file as nlq_train.json and moments_train.json are."""
+    clips = [{"clip_uid": "c", "annotations": [{"language_queries": []}]}]
+    return {"version": "v2", "videos": [{"video_uid": name, "split": "train", "clips": clips} for name in uids]}

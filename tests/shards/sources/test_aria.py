@@ -19,6 +19,7 @@ from shards.sources.base import Recording, RecordingError, Signal
 from shards.video import Watch, probe, read_frames
 from shards.windows import pick_frames
 from shards.workers import run_jobs
+from tests.shards.sources.found import names_of, refused, touch
 from tests.soak import times
 
 REPOSITORY = Path(__file__).parents[3]
@@ -37,21 +38,11 @@ def read(path: Path, **options) -> Recording:
 
 
 def refuse(path: Path) -> RecordingError:
-    with pytest.raises(RecordingError) as caught:
-        read(path)
-    assert path.name in str(caught.value)
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    return path
+    return refused(read, path)
 
 
 def names(*paths: Path | str) -> list[str]:
-    return [ref.name for ref in AriaSource(AriaConfig(paths=[str(path) for path in paths])).list()]
+    return names_of(lambda paths: AriaSource(AriaConfig(paths=paths)), *paths)
 
 
 # Which files, and who wore the glasses

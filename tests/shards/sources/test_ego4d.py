@@ -1,9 +1,7 @@
-"""Ego4D: which videos, which split each person is in, IMU on the video's clock, one reason for each unusable file."""
+"""Ego4D: IMU on the video's clock, one reason for each unusable file."""
 
 from __future__ import annotations
 
-import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +14,24 @@ from imuvid.errors import UserError
 from imuvid.imu.resample import pieces
 from shards.build import build
 from shards.config import BuildConfig
-from shards.sources.base import Recording, RecordingError
+from shards.sources.base import RecordingError
 from shards.sources.ego4d import Ego4DConfig, Ego4DSource, ordered
 from shards.verify import verify
-from tests.shards.sources.ego4d_files import RATE_HZ, VideoSpec, imu_rows, write_ego4d, write_imu
+from tests.shards.sources.ego4d_files import (
+    RATE_HZ,
+    UID,
+    VideoSpec,
+    annotations,
+    imu_rows,
+    read,
+    split_files,
+    uid,
+    write_ego4d,
+    write_imu,
+)
 from tests.soak import times
 
 REPOSITORY = Path(__file__).parents[3]
-UID = "0a1b2c3d-0000-4000-8000-000000000001"
 TIME = 2
 
 
@@ -33,27 +41,12 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ego4d(tmp_path_factory.mktemp("ego4d"), [VideoSpec(UID, 7)])
 
 
-def read(root: Path, rows: np.ndarray | None = None, empty: str = "", **config: object) -> Recording:
-    if rows is not None:
-        write_imu(root / "v2" / "imu" / f"{UID}.csv", rows, empty)
-    source = Ego4DSource(Ego4DConfig(root=str(root), **config))
-    (ref,) = source.list()
-    return source.open(ref)
-
-
 def refuse(root: Path, rows: np.ndarray | None = None, **config: object) -> str:
     with pytest.raises(RecordingError) as caught:
         read(root, rows, **config)
     assert UID in str(caught.value)
     assert "\n" not in str(caught.value)
     return caught.value.reason
-
-
-def listed(root: Path, **config: object) -> dict[str, str | None]:
-    return {ref.name: ref.payload["split"] for ref in Ego4DSource(Ego4DConfig(root=str(root), **config)).list()}
-
-
-# One recording
 
 
 def test_a_recording_is_the_imu_of_the_camera_on_the_clock_of_the_video(one: Path):
@@ -152,9 +145,6 @@ def test_two_components_that_overlap_a_little_leave_a_gap_and_more_is_an_error(o
     assert refuse(one, rows) == "time_backwards"
 
 
-# Order of samples
-
-
 def samples(duration_s: float = 30.0) -> tuple[np.ndarray, np.ndarray]:
     times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
     return times_s, np.random.default_rng(0).normal(size=(times_s.size, 3))
@@ -237,9 +227,6 @@ def test_random_runs_agree_with_counting():
     assert overlapping > 5, "the comparison must have seen what it is about"
 
 
-# Files that are not as they should be
-
-
 def test_damaged_imu_files(one: Path):
     path = one / "v2" / "imu" / f"{UID}.csv"
     content = write_imu(path, imu_rows(3.0)).read_bytes()
@@ -298,143 +285,6 @@ def test_stereo_and_missing_and_damaged_videos(tmp_path: Path):
     recording = read(root)
     assert recording.video is None
     assert recording.duration_s == 3.0, "of ego4d.json where no videos are downloaded"
-
-
-# Which videos
-
-
-def uid(number: int) -> str:
-    return f"{number:08x}-0000-4000-8000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos 0 and 1 of person 1, 2 and 3 of person 2, 4 of person 3, 5 and 6 of nobody known, 7 (person 1) no IMU."""
-    people = [1, 1, 2, 2, 3, None, None, 1]
-    specs = [
-        VideoSpec(uid(n), person, "cmu" if n < 4 else "unict", 0.2, has_imu=n != 7, imu=n != 7)
-        for n, person in enumerate(people)
-    ]
-    return write_ego4d(tmp_path_factory.mktemp("ego4d"), specs)
-
-
-def test_videos_with_imu_that_are_downloaded_and_pass_the_filters(many: Path, tmp_path: Path, caplog):
-    assert list(listed(many)) == [uid(n) for n in range(7)]
-    assert set(listed(many).values()) == {None}
-    assert list(listed(many, universities=["unict"])) == [uid(4), uid(5), uid(6)]
-    assert list(listed(many, max_recordings=2)) == [uid(0), uid(1)]
-    (tmp_path / "uids.txt").write_text(f"{uid(3)}\n{uid(5)} {uid(7)}\nno-longer-there\n")
-    assert list(listed(many, uids=str(tmp_path / "uids.txt"))) == [uid(3), uid(5)]
-    assert "1 of its 4 videos are not in ego4d.json" in caplog.text
-    hidden = many / "v2" / "video_540ss" / f"{uid(0)}.mp4"
-    hidden.rename(hidden.with_suffix(".part"))
-    assert uid(0) not in listed(many)
-    assert "1 of 7 videos with IMU are not in" in caplog.text
-    hidden.with_suffix(".part").rename(hidden)
-    source = pickle.loads(pickle.dumps(Ego4DSource(Ego4DConfig(root=str(many)))))
-    assert len(pickle.loads(pickle.dumps(source.list()))) == 7
-
-
-def test_folders_of_versions_and_sizes(tmp_path: Path):
-    root = write_ego4d(tmp_path, [VideoSpec(UID)], "full_scale", "v1")
-    assert read(root).video == root / "v1" / "full_scale" / f"{UID}.mp4"
-    write_ego4d(root, [VideoSpec(UID)], "full_scale", "v2")
-    assert read(root).video == root / "v2" / "full_scale" / f"{UID}.mp4"
-    write_ego4d(root, [VideoSpec(UID)], "video_540ss", "v2")
-    assert read(root).video == root / "v2" / "video_540ss" / f"{UID}.mp4"
-    (root / "v2_1" / "annotations").mkdir(parents=True)
-    assert read(root).video == root / "v2" / "video_540ss" / f"{UID}.mp4"
-    assert read(root, video="full_scale", version="v1").video == root / "v1" / "full_scale" / f"{UID}.mp4"
-    with pytest.raises(UserError, match=r"no folder .*v1/video_540ss"):
-        read(root, video="video_540ss", version="v1")
-    with pytest.raises(UserError, match=r"no folder .*v3/imu"):
-        read(root, version="v3")
-
-
-def split_files(folder: Path, **contents: object) -> dict[str, str]:
-    for name, content in contents.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    return {name: str(folder / f"{name}.json") for name in contents}
-
-
-def annotations(*uids: str) -> dict[str, object]:
-    """An annotation file as nlq_train.json and moments_train.json are."""
-    clips = [{"clip_uid": "c", "annotations": [{"language_queries": []}]}]
-    return {"version": "v2", "videos": [{"video_uid": name, "split": "train", "clips": clips} for name in uids]}
-
-
-def test_a_person_is_in_one_split_and_held_out_wins(many: Path, tmp_path: Path):
-    train, val, test = [uid(0), uid(2), uid(4), uid(5)], [uid(1), uid(5)], {"clips": [{"video_uid": uid(3)}]}
-    files = split_files(tmp_path, train=annotations(*train), val=val, test=test)
-    expected = {0: "val", 1: "val", 2: "test", 3: "test", 4: "train", 5: "val"}
-    assert listed(many, split_files=files) == {uid(n): split for n, split in expected.items()}
-    assert listed(many, split_files=files, unlisted="train") == {
-        uid(n): s for n, s in (expected | {6: "train"}).items()
-    }
-    assert listed(many, split_files=files, unlisted="hash") == {uid(n): s for n, s in (expected | {6: None}).items()}
-    source = Ego4DSource(Ego4DConfig(root=str(many), split_files=files))
-    assert source.open(source.list()[0]).split == "val"
-
-
-def test_unlisted_videos_follow_their_person_and_held_out_videos_need_no_imu(many: Path, tmp_path: Path):
-    text = tmp_path / "train.txt"
-    text.write_text(f"{uid(0)}\n{uid(2)}\n")
-    files = {"train": str(text)} | split_files(tmp_path, test=[uid(7)])
-    assert listed(many, split_files=files) == {uid(0): "test", uid(2): "train"}
-    followed = {0: "test", 1: "test", 2: "train", 3: "train", 4: None, 5: None, 6: None}
-    assert listed(many, split_files=files, unlisted="hash") == {uid(n): split for n, split in followed.items()}
-
-
-def test_mistakes_of_the_user(many: Path, tmp_path: Path):
-    strange = tmp_path / "strange.json"
-    strange.write_text('{"version": "v2"}')
-    broken = tmp_path / "broken.json"
-    broken.write_text('["' + uid(0))
-    for config, message in (
-        ({"root": str(tmp_path / "nowhere")}, "there is no .*ego4d.json"),
-        ({"universities": ["mit"]}, "no 'mit' in ego4d.json, only cmu, unict"),
-        ({"unlisted": "test"}, "unlisted=test: must be one of skip, train, hash"),
-        ({"max_recordings": 0}, "max_recordings=0"),
-        ({"uids": str(tmp_path / "nowhere.txt")}, "ego4d.uids: there is no file"),
-        ({"uids": str(strange)}, "names no video of ego4d.json"),
-        ({"uids": str(broken)}, "broken.json: cannot be read"),
-        ({"split_files": {"training": str(strange)}}, "'training' is none of train, val, test"),
-        ({"split_files": {"val": str(strange)}}, r"names no video of ego4d.json \(ego4d.split_files.val\)"),
-    ):
-        with pytest.raises(UserError, match=message) as caught:
-            listed(**({"root": many} | config))
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"videos": 3}',
-        '{"videos": [{"has_imu": true}]}',
-        '{"videos": [{"video_uid": "../x"}]}',
-        "[" * 99999,
-    ],
-)
-def test_damaged_metadata(tmp_path: Path, content: str):
-    (tmp_path / "ego4d.json").write_text(content)
-    with pytest.raises(UserError, match=r"ego4d\.json: is no ego4d\.json"):
-        listed(tmp_path)
-
-
-def test_participants_that_a_table_made_floats_of(tmp_path: Path):
-    root = write_ego4d(tmp_path, [VideoSpec(UID)])
-    path = root / "ego4d.json"
-    for number, subject in ((12.0, "12"), ("12", "12"), (float("nan"), None), (0, "0"), (None, None)):
-        content = json.loads(path.read_text())
-        content["videos"][0]["fb_participant_id"] = number
-        path.write_text(json.dumps(content))
-        assert read(root).subject == subject
-
-
-# The whole way
 
 
 @pytest.mark.slow

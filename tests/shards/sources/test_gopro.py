@@ -15,6 +15,7 @@ from shards.sources.base import Recording, RecordingError
 from shards.sources.gopro import GoProConfig, GoProSource, _demux
 from shards.sources.gpmf import parse_items
 from shards.workers import Lost, run_jobs
+from tests.shards.sources.found import names_of, refused, touch
 from tests.shards.sources.gpmf_files import device, resting_payload, shutter, stamp, stream, write_mp4
 from tests.soak import times
 
@@ -28,21 +29,11 @@ def read(path: Path) -> Recording:
 
 
 def refuse(path: Path) -> RecordingError:
-    with pytest.raises(RecordingError) as caught:
-        read(path)
-    assert path.name in str(caught.value)
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    return path
+    return refused(read, path)
 
 
 def names(*paths: Path | str) -> list[str]:
-    return [ref.name for ref in GoProSource(GoProConfig(paths=[str(path) for path in paths])).list()]
+    return names_of(lambda paths: GoProSource(GoProConfig(paths=paths)), *paths)
 
 
 # Which files

@@ -11,8 +11,9 @@ import pytest
 from shards.sources.base import RecordingError
 from shards.sources.gopro import GoProConfig, GoProSource
 from shards.video_chapters import probe, read_frames
+from tests.shards.sources.found import touch
 from tests.shards.sources.gpmf_files import device, resting_payload, shutter, stamp, stream, write_mp4
-from tests.shards.sources.test_gopro import read, touch
+from tests.shards.sources.test_gopro import read
 
 
 def test_chapters_are_one_recording_by_folder_letters_and_number(tmp_path: Path):
