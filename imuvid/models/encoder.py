@@ -16,11 +16,13 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig, check_condition
+from imuvid.manifest import MANIFEST_NAME, manifest_problem
+from imuvid.models.tensor_file import write_tensors
 from imuvid.models.towers import ImuTowerConfig, build_imu_tower, without_weights
 
 WEIGHTS_NAME = "model.safetensors"
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
 def save_encoder(folder: Path, config: EncoderConfig, tower_state: dict[str, Tensor]) -> None:
     """Write an encoder folder from the state of the tower (names without prefix, any device)."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in tower_state.items()}, folder / WEIGHTS_NAME)
+    write_tensors(folder / WEIGHTS_NAME, tower_state)
     content = dataclasses.asdict(dataclasses.replace(config, tower=without_weights(config.tower)))
     (folder / CONFIG_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -102,6 +104,7 @@ def load_encoder(path: str | Path) -> Encoder:
         UserError: there is no encoder, it is damaged, of another format, or needs code that is not trusted.
     """
     folder = find_tower(Path(path), "encoder")
+    check_tower_files(folder)
     try:
         fields = json.loads((folder / CONFIG_NAME).read_text())
         if fields["format"] != ENCODER_FORMAT:
@@ -154,3 +157,13 @@ def find_tower(path: Path, name: str) -> Path:
         if (folder / CONFIG_NAME).is_file():
             return folder
     raise UserError(f"{path}: no encoder there (expected {name}/{CONFIG_NAME} in a checkpoint folder)")
+
+
+def check_tower_files(folder: Path) -> None:
+    """Raise UserError where a tower's files lie in a checkpoint and are not as its manifest says."""
+    folder = folder.resolve()
+    # A tower that was copied out of its checkpoint has no manifest.
+    if any((folder.parent / name).exists() for name in (MANIFEST_NAME, "stream.json")):
+        problem = manifest_problem(folder.parent, below=f"{folder.name}/")
+        if problem:
+            raise UserError(f"{problem}: take another checkpoint of the run")

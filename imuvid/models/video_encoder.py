@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import VideoMAEConfig
 
 from imuvid.errors import UserError
-from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, find_tower
+from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, check_tower_files, find_tower
+from imuvid.models.tensor_file import write_tensors
 from imuvid.models.tower import Tower
 from imuvid.models.towers import VideoTowerConfig, build_video_tower, without_weights
 from imuvid.models.video_videomae import VideoMAETowerConfig
@@ -82,8 +83,7 @@ class VideoEncoder:
 def save_video_encoder(folder: Path, config: VideoEncoderConfig, tower_state: dict[str, Tensor]) -> None:
     """Write a video encoder folder from the state of the tower (names without prefix, any device)."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tower_state.items()}
-    safetensors.torch.save_file(state, folder / WEIGHTS_NAME)
+    write_tensors(folder / WEIGHTS_NAME, tower_state)
     content = dataclasses.asdict(dataclasses.replace(config, tower=without_weights(config.tower)))
     (folder / CONFIG_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -117,6 +117,7 @@ def load_video_encoder(path: str | Path, num_frames: int, size: int) -> VideoEnc
         UserError: there is no tower, it is damaged, or made for other clips.
     """
     folder = find_video_encoder(path)
+    check_tower_files(folder)
     try:
         fields = json.loads((folder / CONFIG_NAME).read_text())
         weights = (folder / WEIGHTS_NAME).read_bytes()

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.training.engine_state import EngineState, Snapshot
 from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
 
@@ -36,7 +38,9 @@ class EngineConfig:
     """Windows that go through the towers at a time on a rank; 0 for all. Fewer save memory and cost one more forward:
     the loss is still that of the whole batch, with all its negatives (gradient caching)."""
     timeout_s: float = 600.0
-    """Longest wait for the other ranks, at start-up and in every collective."""
+    """Longest wait for the other ranks, at start-up, in validation and saving, and in every collective."""
+    step_timeout_s: float = 180.0
+    """Longest time that a step may take once the first is done, beside its wait for data (data.timeout_s)."""
 
 
 def resolve_device(name: str, local_rank: int) -> torch.device:
@@ -103,6 +107,13 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
         raise RuntimeError(f"rank {rank} of {world} could not meet the others at {place}: {first}") from error
 
 
+def rank_store() -> dist.Store:
+    """Return a new connection to the store by which the ranks met."""
+    # Its own, since a connection serves one caller at a time.
+    store: Any = dist.distributed_c10d._get_default_store()
+    return dist.PrefixStore("watchdog", store.clone())
+
+
 class Engine:
     """A model with its optimiser under DeepSpeed.
 
@@ -128,6 +139,8 @@ class Engine:
         self._deepspeed = deepspeed
         self.device = device
         self._stage = config.zero_stage
+        self._clip = optimizer.grad_clip or math.inf
+        self._norm: Tensor | None = None
         self._micro_batch_size = config.micro_batch_size
         self._cached: CachedForward | None = None
         if config.micro_batch_size:
@@ -140,7 +153,8 @@ class Engine:
         settings = {
             "train_micro_batch_size_per_gpu": local_batch_size,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": optimizer.grad_clip,  # always written: DeepSpeed's default is 1.0
+            # Always written: DeepSpeed's default is 1.0. At stage 0 it keeps the norm to itself.
+            "gradient_clipping": optimizer.grad_clip if config.zero_stage else 0.0,
             "zero_optimization": {"stage": config.zero_stage},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
@@ -156,6 +170,10 @@ class Engine:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=adamw, config=settings, dist_init_required=False
             )
+        self._kept = [buffer.clone() for buffer in self.engine.module.buffers()]
+        self._state = EngineState(
+            self.engine.module, self.optimizer, config.zero_stage, lambda whole: self._gathered(whole, changed_by=0)
+        )
 
     @property
     def module(self) -> Any:
@@ -174,6 +192,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.backward(loss)
+        if self._stage == 0:
+            self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)
         self.engine.step()
 
     def backward(self, loss: Tensor) -> None:
@@ -192,46 +212,57 @@ class Engine:
         with contextlib.nullcontext() if last else self.engine.no_sync():
             self.engine.backward(value)
 
+    def keep_buffers(self) -> None:
+        """Remember the buffers (running statistics, queues), which the next forward may change."""
+        for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def restore_buffers(self) -> None:
+        """Undo what happened to the buffers since :meth:`keep_buffers`."""
+        for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
+            buffer.copy_(kept)
+
     def gradient_norm(self) -> float | None:
-        """Return the norm of the last gradient before clipping, where DeepSpeed measured it."""
-        norm = self.engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        """Return the norm of the last gradient before clipping, NaN where it is not finite; None before the first."""
+        norm = self._norm if self._stage == 0 else self.engine.get_global_grad_norm()
+        if norm is None:
+            return None
+        # DeepSpeed says -1 where it is not finite.
+        return float(norm) if math.isfinite(norm) and norm >= 0 else math.nan
 
-    def save(self, folder: Path) -> None:
-        """Write model and optimiser state; every rank must call it."""
-        with _quiet():
-            self.engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=False)
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's part of model and optimiser to host memory, to be written while training goes on."""
+        return self._state.snapshot()
 
-    def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote, at the same world size.
+    def restore(self, folder: Path) -> None:
+        """Take over what was written, at any number of ranks and any ZeRO stage; every rank must call it.
 
         Raises:
-            UserError: the state does not fit this model, world size or ZeRO stage.
+            UserError: the state is damaged, or of another model.
         """
-        try:
-            with _quiet():
-                loaded, _ = self.engine.load_checkpoint(str(folder), tag="state")
-        except (RuntimeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
-            raise UserError(
-                f"{folder}: the saved state does not fit: resume with the same model, number of ranks and"
-                f" engine.zero_stage as before ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            ) from error
-        if loaded is None:
-            raise UserError(f"{folder}: no saved state there for this number of ranks and engine.zero_stage")
+        self._state.restore(folder)
 
     def tower_state(self, prefix: str) -> dict[str, Tensor]:
-        """Return the whole state of the submodule ``prefix`` on the CPU, names without it; every rank must call it."""
+        """Return the state of the submodule ``prefix`` on the CPU, names without it; every rank must call it.
+
+        Rank 0 gets it, the others get nothing.
+        """
         submodule = self.module.get_submodule(prefix)
         with self._gathered(list(submodule.parameters())):
+            if dist.get_rank():
+                return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in submodule.state_dict().items()}
 
     @contextlib.contextmanager
-    def _gathered(self, parameters: list[nn.Parameter]) -> Iterator[None]:
-        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context."""
-        if self._stage != 3:
+    def _gathered(self, parameters: list[nn.Parameter], changed_by: int | None = None) -> Iterator[None]:
+        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context.
+
+        What rank ``changed_by`` changes there stays, on all ranks.
+        """
+        if self._stage < 3:
             yield
             return
-        with self._deepspeed.zero.GatheredParameters(parameters):
+        with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=changed_by):
             yield
 
 

@@ -19,14 +19,21 @@ from imuvid.imu.condition import check_condition
 from imuvid.models.tower import Tower
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, without_weights
 from imuvid.models.two_tower import TwoTower
-from imuvid.training.checkpoint import latest_checkpoint, read_stream_state
+from imuvid.training.checkpoint import find_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import resolve_dtype
 from imuvid.training.grad_cache import check_cacheable
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
-FREE_TO_CHANGE |= {"data.read_ahead", "data.cache_dir", "data.cache_gb", "data.max_corrupt"}
+FREE_TO_CHANGE |= {
+    "engine.zero_stage",
+    "engine.step_timeout_s",
+    "data.read_ahead",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.max_corrupt",
+}
 FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
 
 
@@ -79,15 +86,18 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     return train, held_out
 
 
-def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
+def check_run_folder(config: PretrainConfig, fingerprint: str) -> tuple[Path | None, list[str]]:
     """Return the checkpoint that a run of this config goes on from, None where it begins; changes nothing.
+
+    What is wrong with newer checkpoints is returned beside it.
 
     Args:
         config: of the run; its folder is looked at.
         fingerprint: of the dataset or mixture.
 
     Raises:
-        UserError: the folder holds a run with another config, or the dataset is another than that run's.
+        UserError: the folder holds a run with another config, the dataset is another than that run's, or none of its
+            checkpoints is sound.
     """
     folder = Path(config.runs_dir) / config.name
     saved = folder / "config.yaml"
@@ -99,7 +109,12 @@ def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
                 f"{folder} holds a run with another {', '.join(changed[:3])}: set them back to go on with it,"
                 f" or choose another name=..."
             )
-    checkpoint = latest_checkpoint(folder / "checkpoints")
+    checkpoint, problems = find_checkpoint(folder / "checkpoints")
+    if checkpoint is None and problems:
+        raise UserError(
+            f"{folder}: none of its {len(problems)} checkpoints is sound ({problems[0]}): bring one back, or begin anew"
+            " with another name=..."
+        )
     before = read_stream_state(checkpoint).fingerprint if checkpoint else fingerprint
     if before != fingerprint:
         paths = [entry.path for entry in config.data.mixture]
@@ -108,7 +123,7 @@ def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
             f"{what} since {checkpoint} was written: the order of its samples is not the same"
             " any more; start a new run with another name=..."
         )
-    return checkpoint
+    return checkpoint, problems
 
 
 def _check_settings(config: PretrainConfig) -> None:
@@ -135,6 +150,11 @@ def _check_settings(config: PretrainConfig) -> None:
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
         ("train.validate_max_windows", lambda number: number >= 1, "must be at least 1"),
         ("train.checkpoint_every_steps", lambda steps: steps >= 1, "must be at least 1"),
+        ("engine.step_timeout_s", lambda seconds: seconds > 0, "must be above 0"),
+        ("train.max_bad_steps", lambda number: number >= 1, "must be at least 1"),
+        ("train.leap_deviations", lambda number: number >= 0, "must be 0 or more"),
+        ("train.checkpoint_every_minutes", lambda minutes: minutes >= 0, "must be 0 or more"),
+        ("train.keep_every_steps", lambda steps: steps >= 0, "must be 0 or more"),
         ("train.keep_checkpoints", lambda number: number >= 2, "must be at least 2: one survives while one is written"),
     ]
     for key, holds, demand in demands:
@@ -212,7 +232,8 @@ def _check_imu_tower(config: ImuTowerConfig, tower: Tower, dataset: AnyDataset) 
         return  # another package's code, which may not run on the meta device
     shape = (2, round(info.window_s * info.imu_rate_hz), len(info.positions))
     try:
-        tower(torch.zeros(*shape, 6), torch.ones(*shape, 2, dtype=torch.bool))
+        with torch.device("meta"):
+            tower(torch.zeros(*shape, 6), torch.ones(*shape, 2, dtype=torch.bool))
     except ValueError as error:
         raise UserError(f"model.imu_tower.{config.kind}: {error}") from error
 

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from imuvid.manifest import manifest_problem
 from imuvid.models.encoder import load_encoder
-from imuvid.training.checkpoint import manifest_problem
+from imuvid.training.engine_state import SavedState
 from tests.tiny_dataset import write_tiny_dataset
 
 pytestmark = pytest.mark.slow
@@ -92,8 +93,11 @@ def steps_of(folder: Path) -> list[int]:
 def weights_of(folder: Path, step: int) -> tuple[dict, dict]:
     """(encoder's tensors, whole model's tensors) of a checkpoint."""
     checkpoint = folder / f"checkpoints/step-{step:08d}"
-    engine = torch.load(checkpoint / "engine/state/mp_rank_00_model_states.pt", weights_only=False)
-    return load_file(checkpoint / "encoder/model.safetensors"), engine["module"]
+    engine = SavedState(checkpoint / "engine")
+    kinds = ("parameter", "exp_avg", "exp_avg_sq")
+    whole = {f"{kind}/{name}": engine.whole(kind, name) for name in engine.shapes["parameters"] for kind in kinds}
+    whole |= {name: engine.whole("buffer", name) for name in engine.shapes["buffers"]}
+    return load_file(checkpoint / "encoder/model.safetensors"), whole
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from imuvid import config as configs
 from imuvid.data.format import DATASET_NAME, INDEX_NAME, read_recordings
 from imuvid.errors import UserError
-from imuvid.training.checkpoint import StreamState, save_checkpoint
+from imuvid.training.checkpoint import StreamState
+from imuvid.training.checkpoint_writer import CheckpointWriter
 from imuvid.training.config import PretrainConfig
 from imuvid.training.start import check_run_folder, check_start
 from tests.tiny_dataset import rewrite_index, rewrite_recordings
@@ -114,22 +115,34 @@ def leave_run(folder, config: PretrainConfig, fingerprint: str) -> None:
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(configs.to_yaml(config))
     state = StreamState(step=3, samples_seen=24, seed=0, batch_size=8, fingerprint=fingerprint)
-    save_checkpoint(run / "checkpoints", state, lambda _: None, lambda path: path.mkdir(), 2)
+    writer = CheckpointWriter(run / "checkpoints", 2)
+    writer.start(state, {})
+    writer.finish()
 
 
 def test_a_run_is_gone_on_with_only_as_it_was_begun(tiny_dataset, tmp_path):
     config = config_of(tiny_dataset, f"runs_dir={tmp_path}")
-    assert check_run_folder(config, "f") is None
+    assert check_run_folder(config, "f") == (None, [])
     leave_run(tmp_path, config, "f")
-    found = check_run_folder(config, "f")
+    found, problems = check_run_folder(config, "f")
+    assert problems == []
     assert found == tmp_path / "a" / "checkpoints" / "step-00000003"
     free = config_of(tiny_dataset, f"runs_dir={tmp_path}", "data.num_workers=3", "train.log_every_steps=1")
-    assert check_run_folder(free, "f") == found
+    assert check_run_folder(free, "f") == (found, [])
     other = config_of(tiny_dataset, f"runs_dir={tmp_path}", "optimizer.lr=1", "data.augment.crop_area=1")
     message = refused(check_run_folder, other, "f")
     assert "optimizer.lr" in message
     assert "data.augment.crop_area" in message
     assert "has changed since" in refused(check_run_folder, config, "g")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tiny_dataset, tmp_path):
+    config = config_of(tiny_dataset, f"runs_dir={tmp_path}")
+    leave_run(tmp_path, config, "f")
+    (tmp_path / config.name / "checkpoints/step-00000003/stream.json").write_text("{}")
+    message = refused(check_run_folder, config, "f")
+    assert "none of its 1 checkpoints is sound" in message
+    assert "stream.json: has 2 bytes instead of" in message
 
 
 @pytest.mark.parametrize(
