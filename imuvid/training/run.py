@@ -297,7 +297,8 @@ class Run:
             try:
                 outcome[0] = self._claim_folder()
             except (UserError, OSError) as error:
-                outcome[1] = f"{self.folder}: {error.strerror}" if getattr(error, "strerror", None) else str(error)
+                reason = getattr(error, "strerror", None)
+                outcome[1] = f"{self.folder}: {reason}" if reason else str(error)
                 outcome[2] = isinstance(error, CrashLoop)
         dist.broadcast_object_list(outcome, src=0, group=self.control)
         if outcome[1]:
