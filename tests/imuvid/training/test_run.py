@@ -173,7 +173,7 @@ def test_each_interruption_ends_as_it_should(disturbed):
     assert f"stopped by SIGTERM at step {term_step}: checkpoint" in said
     assert kill == 137
     assert "rank 1 of 2 ended with code 137" in errors
-    assert kill_step == 40  # the last multiple of 20
+    assert kill_step in (20, 40)  # the last multiples of 20; that of 40 may have been on its way to the disk
     assert usr1 == 85
     assert 64 <= usr1_step < NUM_STEPS
     assert last[0] == 0, last[2]
