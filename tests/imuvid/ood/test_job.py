@@ -203,7 +203,7 @@ def test_pretrained_test_subjects_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datasets": ["hapt", "pamap2"]}, "'pamap2' is unknown: choose from hapt, daphnet, shards"),
+        ({"datasets": ["hapt", "pamap2"]}, "'pamap2' is unknown: choose from hapt, daphnet, spar, shards"),
         ({"datasets": []}, "datasets is empty"),
         ({"shots": [0]}, "must be at least 1"),
         ({"device": "tpu"}, "device=tpu"),
