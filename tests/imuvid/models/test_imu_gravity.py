@@ -11,9 +11,11 @@ from scipy import signal
 
 from imuvid.errors import UserError
 from imuvid.imu.rotation import random_rotation, rotate
-from imuvid.models.encoder import EncoderConfig, load_encoder, save_encoder
+from imuvid.models.encoder import Encoder, EncoderConfig, load_encoder, save_encoder
 from imuvid.models.imu_gravity import BANDS, ImuGravity, ImuGravityConfig
 from imuvid.models.towers import ImuTowerConfig, build_imu_tower, with_places
+from imuvid.ood.datasets.base import Windows
+from imuvid.ood.embedding import embed
 
 SMALL = {"stem_channels": [8, 16], "num_filters": 8, "d_model": 16, "num_heads": 2, "ffn_dim": 16}
 NUM_BANDS = len(BANDS) - 1
@@ -194,6 +196,24 @@ def test_places_of_the_dataset_go_with_the_encoder(tmp_path):
         model.wear(positions)
         encoder.tower.wear(positions)
         assert torch.equal(model(imu, valid), encoder(imu, valid))
+
+
+@pytest.mark.parametrize("sensors", ["apart", "together"])
+def test_evaluation_tells_the_tower_where_the_sensors_are_worn(sensors):
+    config = ImuTowerConfig(kind="gravity", gravity=ImuGravityConfig(**SMALL, places=["wrist"]))
+    encoder = Encoder(EncoderConfig(config, 50.0, 2.0)).eval()
+    with torch.no_grad():
+        encoder.tower.place_embeddings.normal_()
+    imu, valid = window(sensors=2)
+    texts = np.array(["a", "b", "c"])
+    arrays = [imu.numpy(), valid.numpy(), np.zeros(3, dtype=int), texts, texts, np.zeros(3)]
+    windows = Windows("set", *arrays, ["x"], ["right_wrist", "waist"], 50.0)
+    features = embed(encoder, windows, 2, torch.device("cpu"), sensors)
+    model, expected = encoder.tower, []
+    for group in [slice(0, 1), slice(1, 2)] if sensors == "apart" else [slice(0, 2)]:
+        model.wear(["wrist", "elsewhere"][group])
+        expected.append(model(imu[:, :, group], valid[:, :, group]))
+    np.testing.assert_allclose(features, torch.cat(expected, dim=1).detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,10 @@ def test_pretrained_test_subjects_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datasets": ["hapt", "pamap"]}, "'pamap' is unknown: choose from hapt, daphnet, shards, generic, uci_har"),
+        (
+            {"datasets": ["hapt", "pamap"]},
+            "'pamap' is unknown: choose from hapt, daphnet, spar, shards, generic, uci_har",
+        ),
         ({"datasets": []}, "datasets is empty"),
         ({"shots": [0]}, "must be at least 1"),
         ({"device": "tpu"}, "device=tpu"),
