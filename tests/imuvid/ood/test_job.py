@@ -207,7 +207,7 @@ def test_pretrained_test_subjects_are_refused(tmp_path):
     [
         (
             {"datasets": ["hapt", "pamap"]},
-            "'pamap' is unknown: choose from hapt, daphnet, spar, shards, generic, uci_har",
+            "'pamap' is unknown: choose from hapt, daphnet, spar, shards, generic",
         ),
         ({"datasets": []}, "datasets is empty"),
         ({"shots": [0]}, "must be at least 1"),
