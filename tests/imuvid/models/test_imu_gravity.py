@@ -111,7 +111,7 @@ def test_turning_a_sensor_changes_the_view_as_mounted_and_not_the_view_by_gravit
 
 
 def test_the_view_by_gravity_tells_up_from_sideways():
-    # Lengths alone could not: gravity points along z, the movement along z or along x.
+    # Gravity points along z, the sensor turns about z or about x.
     valid = torch.ones(1, 100, 1, 2, dtype=torch.bool)
     outputs = []
     model = tower()
