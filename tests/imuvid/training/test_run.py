@@ -59,7 +59,7 @@ class Run:
     def end(self) -> tuple[int, str, str]:
         """Return exit code, stdout, stderr."""
         try:
-            output, errors = self.process.communicate(timeout=120)
+            output, errors = self.process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -291,7 +291,7 @@ def variants(tiny_dataset, tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        outputs = [rank.communicate(timeout=150)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=400)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
