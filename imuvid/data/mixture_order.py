@@ -10,7 +10,7 @@ import numpy as np
 from imuvid.data.order import Batches, Item, Order
 from imuvid.data.shuffle import random_words
 
-_PRECISION = 1 << 20
+_PRECISION = 1 << 30
 
 
 class Shares:
@@ -21,7 +21,7 @@ class Shares:
     1 + H_K, H_K = 1 + 1/2 + ... + 1/K: below 2.5 for two datasets, below 4 for ten. Integers alone, no rounding error.
 
     Args:
-        weights: above 0, of any sum; ratios are kept to 1 in 10^12.
+        weights: above 0, of any sum; ratios are kept to 1 in 10^9.
     """
 
     def __init__(self, weights: Sequence[float]):
