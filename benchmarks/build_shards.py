@@ -211,7 +211,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a shorter recording, fewer repeats")
     quick = parser.parse_args().quick
     figures = measure(20.0, 1) if quick else measure(120.0, 3)
-    figures |= short_shares(SHORT_S[:1], 2) if quick else short_shares(SHORT_S, 5)
+    if not quick:
+        figures |= short_shares(SHORT_S, 5)
     bars = {}
     for name in SIZES:
         for way, bar in (("limit", LIMIT_BAR), ("paper", PAPER_BAR)):

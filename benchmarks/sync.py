@@ -6,7 +6,7 @@ and, where ``$IMUVID_REALDATA`` has HAPT, the gyroscopes of people who walk or c
 which the same person does the same); real recordings where ``$IMUVID_REALDATA`` has them. What the check costs of a
 build is in benchmarks/build_shards.py.
 
-The recordings here are not those that the estimator's constants were chosen on.
+The simulated recordings are not those that the estimator's constants were chosen on; the control had a part in one.
 """
 
 from __future__ import annotations

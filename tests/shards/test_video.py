@@ -224,6 +224,35 @@ def test_watch_sees_its_frames_before_they_are_cut(video, backend, watched):
     assert [number_of(picture[..., None]) for _, picture in seen] == watched
 
 
+@pytest.mark.parametrize(
+    ("pixels", "aspect"),
+    [("yuv420p", 1), ("yuv444p", 1), ("gray", 1), ("yuv420p10le", 1), ("rgb24", 1), ("yuv420p", 2)],
+)
+def test_watched_pictures_are_upright_whole_and_have_square_pixels(pixels, aspect, tmp_path):
+    """The brightness rises from left to right and, less, from the top to the bottom, whatever the pixel format."""
+    path = tmp_path / ("a.mp4" if pixels != "rgb24" else "a.mkv")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264" if pixels != "rgb24" else "libx264rgb", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 290, 170, pixels
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect, 1)
+        ramp = np.linspace(40, 180, 290)[None] + np.linspace(0, 50, 170)[:, None]
+        picture = np.rint(ramp).astype(np.uint8)[..., None].repeat(3, axis=2)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    paths = [path] if pixels == "rgb24" else [path, rotated(path, tmp_path / "turned.mp4")]
+    for number, shown in enumerate(paths):
+        seen = []
+        watch = Watch([0], lambda _, picture, seen=seen: seen.append(picture.astype(float)))
+        assert list(read_frames(shown, [], 160, "crop", watch=watch)) == []
+        # As the RGB picture, which is compared with ffmpeg's above.
+        ((_, expected),) = read_frames(shown, [0], 50, "squash")
+        (found,) = seen
+        wide = 290 * aspect / 170
+        assert found.shape[1] / found.shape[0] == pytest.approx(1 / wide if number else wide, rel=0.02)
+        rows, columns = (np.linspace(0, side - 1, 50).round().astype(int) for side in found.shape)
+        assert np.corrcoef(found[rows][:, columns].ravel(), expected[..., 1].ravel())[0, 1] > 0.99
+
+
 @pytest.fixture(scope="module")
 def half_damaged(video, tmp_path_factory) -> Path:
     """The index promises 75 frames, but the bytes of the later ones are gone."""
