@@ -43,6 +43,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.render
 	$(BIN)/python -m benchmarks.build_shards
 	$(BIN)/python -m benchmarks.sync
+	$(BIN)/python -m benchmarks.objectives --set-up
+	$(BIN)/python -m benchmarks.stream --setup
+	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.resume
 
 clean:
 	rm -rf $(VENV) build runs

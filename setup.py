@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "imuvid/__init__.py").read_text()).group(1)
 
+ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
+LORA = ["peft>=0.18"]
+
 setup(
     name="imuvid",
     version=VERSION,
@@ -17,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["imuvid*", "shards*", "launcher*"]),
-    package_data={"imuvid.ood": ["*.html"], "shards": ["*.html", "*.js"]},
+    package_data={"imuvid": ["*.md"], "imuvid.ood": ["*.html"], "shards": ["*.html", "*.js"]},
     install_requires=[
         "torch>=2.4",
         "deepspeed>=0.16",
@@ -25,7 +28,7 @@ setup(
         "decord>=0.6; platform_system=='Linux' and platform_machine=='x86_64'",  # elsewhere frames.backend=pyav
         "av>=14",
         "simplejpeg>=1.7",
-        "transformers>=4.50",
+        "transformers>=5.20",
         "safetensors>=0.4",
         "omegaconf>=2.3",
         "tensorboard>=2.15",
@@ -45,6 +48,8 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6",
+            *ONNX,
+            *LORA,
             "ruff>=0.6",
             "mypy>=1.10",
             "py-gpmf-parser>=0.1.1; python_version<'3.13'",
@@ -56,8 +61,9 @@ setup(
         ],
         "s3": ["s3fs>=2024.2"],
         "aria": ["projectaria-tools>=2.3"],
-        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
-        "bench": [],  # the peers that benchmarks compare with; those so far need none
+        "onnx": ONNX,
+        "lora": LORA,
+        "bench": ["psutil>=5"],  # the peers have environments of their own: python -m benchmarks.stream --setup
         "docs": ["mkdocs-material>=9"],
     },
     entry_points={"console_scripts": ["imuvid = launcher.cli:main"]},

@@ -8,6 +8,8 @@ concatenated batch. The same functions work with no process group, as a world of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -39,6 +41,84 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     return _SumOverRanks.apply(x)
+
+
+def share_of_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Return this rank's share of the weighted mean of ``values`` over the global batch: the mean of the shares is it.
+
+    Args:
+        values: float [...], with gradients; what has no weight may be anything but NaN or infinite.
+        weight: bool or float, broadcastable to it.
+
+    Returns:
+        A scalar; 0 where no element of any rank has a weight.
+    """
+    weight = weight.to(values.dtype).expand_as(values)
+    total = sum_over_ranks(weight.sum().view(1)).squeeze(0)
+    return world_size() * (values * weight).sum() / torch.where(total > 0, total, 1.0)
+
+
+def log_sum_exp_over_ranks(x: Tensor) -> Tensor:
+    """Return log sum_r exp(x_r) over the ranks' tensors of equal shape, element by element; without gradients."""
+    if world_size() == 1:
+        return x
+    largest = x.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    # Where every rank has -inf, the difference would be no number.
+    shift = largest.clamp(min=torch.finfo(x.dtype).min)
+    total = (x - shift).exp_()
+    dist.all_reduce(total)
+    return total.log_().add_(shift)
+
+
+def around_ring(x: Tensor, visit: Callable[[int, Tensor], Tensor | None]) -> Tensor | None:
+    """Show the [b, ...] tensor of every rank to ``visit``, one after another; without gradients.
+
+    No rank ever holds more than two of the tensors: they travel from rank to rank while ``visit`` computes.
+
+    Args:
+        x: of equal shape on all ranks.
+        visit: gets (number of the rank that the tensor comes from, tensor) and returns its share of a result for that
+            rank, of the tensor's shape, or None at every visit.
+
+    Returns:
+        The sum over ranks of what their visits returned for this rank's ``x``; None where they returned None.
+    """
+    world = world_size()
+    if world == 1:
+        return visit(0, x)
+    held, total, arriving = x.contiguous(), None, None
+    for step in range(world):
+        following = _PassOn(held, tag=0) if step < world - 1 else None
+        share = visit((rank() - step) % world, held)
+        if share is not None:
+            if arriving is not None:
+                share += arriving.wait()
+            arriving = _PassOn(share, tag=1)  # after the last step this one comes home
+        if following is not None:
+            held = following.wait()
+    if arriving is not None:
+        total = arriving.wait()
+    return total
+
+
+class _PassOn:
+    """A tensor on its way to the next rank, and that of the previous one on its way here."""
+
+    def __init__(self, x: Tensor, tag: int):
+        world = world_size()
+        self.sent, self.received = x, torch.empty_like(x)
+        operations = [
+            dist.P2POp(dist.isend, x, (rank() + 1) % world, tag=tag),
+            dist.P2POp(dist.irecv, self.received, (rank() - 1) % world, tag=tag),
+        ]
+        self.works = dist.batch_isend_irecv(operations)
+
+    def wait(self) -> Tensor:
+        """Return what has come; on GPUs it is the stream that waits, not the host."""
+        for work in self.works:
+            work.wait()
+        return self.received
 
 
 class _GatherBatch(torch.autograd.Function):

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from imuvid.errors import UserError
+from launcher.datasets_cli import datasets_app
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Pretrain an IMU encoder on paired video at cluster scale, and prove it on people and devices it never saw.",
 )
 app.add_typer(shards_app, name="shards")
+app.add_typer(datasets_app, name="datasets")
 
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""
@@ -73,7 +75,7 @@ def pretrain(
     if not is_rank:
         # Here a mistake is one line; from the ranks it would be one each.
         train, _ = check_start(settings, nproc or 1)
-        check_run_folder(settings, train.info.fingerprint)
+        check_run_folder(settings, train.fingerprint)
         raise typer.Exit(_start_ranks(nproc or 1))
     if os.environ["RANK"] == "0":
         print(configs.to_yaml(settings), end="", flush=True)
@@ -101,6 +103,38 @@ def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: Jso
     for line in result.lines():
         print(line)
     write_json(json_file, result.report)
+
+
+@app.command()
+def export(checkpoint: Path, out: Path, json_file: JsonFile = None) -> None:
+    """Write the encoder of a checkpoint as a folder for others: safetensors, ONNX and a model card.
+
+    Example: imuvid export runs/first/checkpoints/latest encoders/first
+    """
+    from imuvid.export import export_encoder
+
+    result = export_encoder(checkpoint, out)
+    print(f"{result.out}: {result.feature_dim} features; ONNX differs from torch by {result.onnx_difference:.1e}")
+    write_json(json_file, result)
+
+
+@app.command()
+def embed(encoder: Path, file: Path, out: Path, words: Words = None, json_file: JsonFile = None) -> None:
+    """Turn a file of raw IMU samples, of any rate and unit, into embeddings of its windows (.parquet or .npz).
+
+    ENCODER is what `imuvid export` wrote, or a checkpoint. The words say what the file holds: rate_hz, or time_column
+    and time_unit, acc_unit (m/s2, g, mg), gyro_unit (rad/s, deg/s), acc_columns and gyro_columns (x y z,
+    where their names are unusual), and stride_s.
+
+    Example: imuvid embed encoders/first walk.csv walk.parquet acc_unit=g gyro_unit=deg/s time_column=t time_unit=ms
+    """
+    from imuvid import config as configs
+    from shards.embed_imu import EmbedConfig, embed_file
+
+    result = embed_file(encoder, file, out, configs.load(EmbedConfig, None, words or []))
+    left_out = f", {result.left_out} left out: nothing was measured" if result.left_out else ""
+    print(f"{result.out}: {result.windows} windows of {result.feature_dim} features{left_out}")
+    write_json(json_file, result)
 
 
 @app.command()

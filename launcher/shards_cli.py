@@ -74,6 +74,25 @@ def shards_verify(dataset: Dataset, json_file: JsonFile = None) -> None:
         raise typer.Exit(1)
 
 
+@shards_app.command("index")
+def shards_index(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder or URL that has the tars.")],
+    val: Annotated[float, typer.Option(help="Share of the subjects in val, by hash, 0 to 1.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the subjects in test, by hash, 0 to 1.")] = 0.1,
+    json_file: JsonFile = None,
+) -> None:
+    """Make a dataset of WebDataset tars that were written elsewhere: read them, write index and dataset.json.
+
+    Example: imuvid shards index /data/tars --val 0.1 --test 0
+    """
+    from shards.index import index_tars
+
+    report = index_tars(folder, val, test)
+    for line in report.lines():
+        print(line)
+    write_json(json_file, report)
+
+
 @shards_app.command("manifest")
 def shards_manifest(
     dataset: Annotated[

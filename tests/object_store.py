@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from typing import Any
 
@@ -125,6 +125,8 @@ class Proxy:
         self._sockets: list[socket.socket] = [self._listener]
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.connections = 0
+        self.answered = 0
+        """Bytes that the server sent."""
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
@@ -147,16 +149,23 @@ class Proxy:
                 self._sockets.append(server)
                 threading.Thread(target=_pass_on, args=(client, server, None), daemon=True).start()
                 limit = self._after if bad else None
-                threading.Thread(target=_pass_on, args=(server, client, limit), daemon=True).start()
+                threading.Thread(target=_pass_on, args=(server, client, limit, self._count), daemon=True).start()
+
+    def _count(self, number: int) -> None:
+        self.answered += number
 
 
-def _pass_on(source: socket.socket, target: socket.socket, limit: int | None) -> None:
+def _pass_on(
+    source: socket.socket, target: socket.socket, limit: int | None, count: Callable[[int], None] | None = None
+) -> None:
     with contextlib.suppress(OSError):
         passed = 0
         while data := source.recv(1 << 16):
             data = data if limit is None else data[: limit - passed]
             target.sendall(data)
             passed += len(data)
+            if count is not None:
+                count(len(data))
             if passed == limit:
                 break
     for each in (source, target):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -26,6 +26,12 @@ class Example:
     """Number that stands for the recording."""
     sample: int
     """Number of the sample in its dataset."""
+    frame_places: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """float64 [F]: where in the window each frame lies, 0 its start, 1 its end; empty where nobody asks."""
+    start_s: float = 0.0
+    """Where in the recording the window starts, seconds."""
+    skipped: tuple[int, int] = (-1, -1)
+    """Number of the corrupt sample that this one stands in for, and of the reason (damage.REASONS); -1 for none."""
 
 
 @dataclass
@@ -44,6 +50,10 @@ class Batch:
     """int64 [B]."""
     sample: Tensor
     """int64 [B]."""
+    skipped: Tensor
+    """int64 [B, 2]."""
+    start_s: Tensor
+    """float64 [B]."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device; asynchronous from pinned memory."""
@@ -60,10 +70,26 @@ class Batch:
 def collate(examples: list[Example]) -> Batch:
     """Stack examples of equal shapes."""
     arrays = {
-        f.name: torch.from_numpy(np.stack([np.asarray(getattr(example, f.name)) for example in examples]))
+        f.name: torch.from_numpy(_stacked([np.asarray(getattr(example, f.name)) for example in examples]))
         for f in fields(Batch)
     }
     return Batch(**arrays)
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    whole = arrays[0].base
+    if isinstance(whole, np.ndarray) and whole.shape == (len(arrays), *arrays[0].shape):
+        # Parts of one array, in its order, need no copy.
+        same = (
+            array.base is whole and _layout(array) == _layout(part) for array, part in zip(arrays, whole, strict=True)
+        )
+        if all(same):
+            return whole
+    return np.stack(arrays)
+
+
+def _layout(array: np.ndarray) -> tuple:
+    return array.__array_interface__["data"], array.strides, array.dtype, array.shape
 
 
 def recording_number(recording: str) -> int:

@@ -42,6 +42,9 @@ _EXTRAS = {"s3": "imuvid[s3]", "s3a": "imuvid[s3]"}
 # Errors that another try does not mend.
 _FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, NotImplementedError, PermissionError, ValueError)
 _drivers: dict[tuple[int, str, int], Any] = {}
+_connecting = [threading.Lock()]
+# A thread that holds it is not there any more after a fork.
+os.register_at_fork(after_in_child=lambda: _connecting.__setitem__(0, threading.Lock()))
 T = TypeVar("T")
 
 
@@ -158,9 +161,10 @@ class ObjectStore:
         # Another environment may hold other credentials. A forked child keeps its parent's driver, unused: closing it
         # would wait for a thread that is not there.
         key = (os.getpid(), self._protocol, hash(frozenset(os.environ.items())))
-        if key not in _drivers:
-            _drivers[key] = _driver(self._protocol)
-        driver = _drivers[key]
+        with _connecting[0]:  # threads that begin at the same time would each load the driver, which takes long
+            if key not in _drivers:
+                _drivers[key] = _driver(self._protocol)
+            driver = _drivers[key]
         return driver, driver._strip_protocol(self.url).rstrip("/")
 
     def _info(self, name: str) -> dict[str, Any]:
@@ -218,7 +222,7 @@ class ObjectStore:
             if attempt:
                 time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
             try:
-                return _within(limit_s, operation)
+                return within(limit_s, operation)
             except _FINAL as error:
                 line = f"{url}: cannot be {done}: {_reason(error)}"
                 if isinstance(error, FileNotFoundError) and done not in ("written", "deleted"):
@@ -251,8 +255,8 @@ def _driver(protocol: str) -> Any:
     return driver
 
 
-def _within(limit_s: float, operation: Callable[[], T]) -> T:
-    """Run the operation; TimeoutError where it takes longer, whatever it waits for."""
+def within(limit_s: float, operation: Callable[[], T]) -> T:
+    """Return what the operation returns; TimeoutError where it takes longer, whatever it waits for."""
     outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     def run() -> None:

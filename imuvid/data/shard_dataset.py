@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
-import simplejpeg
 
+from imuvid.data.augment import choose_frames
 from imuvid.data.batch import Example, recording_number
+from imuvid.data.damage import CorruptSample
 from imuvid.data.format import (
     RECORDINGS_NAME,
     Sample,
     decode_members,
     parse_tar,
     read_dataset_info,
-    read_index,
     read_recordings,
 )
+from imuvid.data.frame_memory import FrameMemory, decode_frames
+from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
+
+if TYPE_CHECKING:
+    from imuvid.data.mixture import MixtureDataset
 
 
 class ShardDataset:
@@ -33,57 +39,75 @@ class ShardDataset:
     Args:
         folder: folder or URL of the dataset.
         split: train, val or test; None for all.
+        num_frames: frames of each window that are used, one of each of as many chunks of it; 0 = all that are stored.
 
     Raises:
-        UserError: the folder is no complete dataset, or the split is empty.
+        UserError: the folder is no complete dataset, the split is empty, or fewer frames are stored.
     """
 
-    def __init__(self, folder: str | Path, split: str | None):
+    _MOST_FILES = 256  # of the 1024 that a process may usually have open
+
+    def __init__(self, folder: str | Path, split: str | None, num_frames: int = 0):
         self.store = Store(folder)
         self.info = read_dataset_info(folder)
-        table = read_index(folder, self.info)
-        good = pc.equal(pc.fill_null(table["verdict"], ""), "").to_numpy(zero_copy_only=False)
-        member = np.ones(table.num_rows, dtype=bool)
-        if split is not None:
-            member = table["split"].to_numpy(zero_copy_only=False) == split
-        rows = np.flatnonzero(member & good)
-        if not len(rows):
-            why = "see the split section of its build config"
-            if member.any():
-                why = f"all {member.sum()} windows fail a quality gate: see 'imuvid shards inspect'"
-            raise UserError(f"{folder}: no sample in split '{split}': {why}")
-        self.num_gated = int((member & ~good).sum())
+        stored = self.info.num_frames if self.info.video_embedding is None else 0
+        if num_frames > stored:
+            raise UserError(f"{folder}: {num_frames} frames of a window are asked for, {stored} are stored")
+        self._num_frames = num_frames
+        self.index = Index(self.store, self.info, split)
+        self.num_gated = self.index.num_gated
         """Windows of the split that are left out, since they fail a quality gate."""
-        table = table.take(rows)
-        shards = table["shard"].to_pylist()
-        self._shards = list(dict.fromkeys(shards))
-        for name in self._shards:
-            # The name comes from a file that someone may have sent us: it must stay inside the folder.
-            if Path(name).name != name or name in ("", ".."):
-                raise UserError(f"{folder}: the index names the shard '{name}', which is no plain file name")
-        number = {name: i for i, name in enumerate(self._shards)}
-        self._shard = np.array([number[name] for name in shards], dtype=np.int32)
-        if (np.diff(self._shard) < 0).any():
-            raise UserError(f"{folder}: the rows of the index are not in the order of the shards: build it again")
-        self._offset = table["offset"].to_numpy()
-        self._size = table["size"].to_numpy()
-        self.weights = np.clip(pc.fill_null(table["weight"], 1.0).to_numpy().astype(np.float64), 0.0, 1.0)
+        self.weights = self.index.weights
         """float64 [N]: how often each sample is used relative to others."""
-        self._crc32 = table["crc32"].to_pylist()
-        self.keys: list[str] = table["key"].to_pylist()
-        self.recordings: list[str] = table["recording"].to_pylist()
-        self.subjects: list[str | None] = table["subject"].to_pylist()
-        self.starts_s: list[float] = table["start_s"].to_pylist()
-        self.labels: list[str | None] = table["label"].to_pylist()
-        self._files: dict[int, int] = {}
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._measured: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the content of the dataset does."""
+        return self.info.fingerprint
+
+    @property
+    def parts(self) -> list[ShardDataset]:
+        """The datasets that it consists of: itself; see :class:`imuvid.data.mixture.MixtureDataset`."""
+        return [self]
 
     @property
     def shard_sizes(self) -> list[int]:
         """Number of samples in each shard that has any of this split."""
-        return np.bincount(self._shard, minlength=len(self._shards)).tolist()
+        return np.diff(self.index.shard_starts).tolist()
+
+    @cached_property
+    def keys(self) -> Column[str]:
+        """Of each sample. Like the columns below, read when it is first asked for."""
+        return self.index.column("key")
+
+    @cached_property
+    def recordings(self) -> Column[str]:
+        """Of each sample."""
+        return self.index.column("recording")
+
+    @cached_property
+    def subjects(self) -> Column[str | None]:
+        """Of each sample; None where unknown."""
+        return self.index.column("subject")
+
+    @cached_property
+    def starts_s(self) -> Column[float]:
+        """Of each sample, seconds."""
+        return self.index.column("start_s")
+
+    @cached_property
+    def labels(self) -> Column[str | None]:
+        """Of each sample; None where unlabelled."""
+        return self.index.column("label")
+
+    def statistics_of(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :attr:`imu_statistics` has of the recording of a sample."""
+        return self.imu_statistics[self.recordings[sample]]
 
     @cached_property
     def imu_statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -98,7 +122,7 @@ class ShardDataset:
         for row in table.select(["recording", "imu_mean", "imu_deviation"]).to_pylist():
             if row["imu_mean"] is not None and row["imu_deviation"] is not None:
                 found[row["recording"]] = (row["imu_mean"], row["imu_deviation"])
-        names = list(dict.fromkeys(self.recordings))
+        names = self.recordings.unique()
         missing = [name for name in names if name not in found]
         if missing:
             raise UserError(
@@ -119,71 +143,167 @@ class ShardDataset:
             statistics[name] = (mean, deviation)
         return statistics
 
-    def read(self, sample: int) -> Sample:
-        """Read one sample; its frames stay JPEG.
+    @property
+    def num_frames(self) -> int:
+        """Frames of an example."""
+        return self._num_frames or self.info.num_frames
+
+    def shard_of(self, sample: int) -> int:
+        """Return the number of a sample's shard."""
+        return self.index.shard_of(sample)
+
+    def least_size(self, shard: int) -> int:
+        """Return how large a shard has to be to hold the samples of this split, bytes."""
+        return sum(self.span(int(self.index.shard_starts[shard + 1]) - 1))
+
+    def at_shard(self, shard: int) -> tuple[ShardDataset, str]:
+        """Return the dataset that has a shard, and the shard's file name there."""
+        return self, self.index.shards[shard]
+
+    def where(self, sample: int) -> str:
+        """Return shard and key of a sample, for messages; its number, where the index is another one by now."""
+        shard = self.store.where(self.index.shards[self.shard_of(sample)])
+        try:
+            return f"{shard}: sample {self.keys[sample]}"
+        except UserError:
+            return f"{shard}: sample number {sample}"
+
+    def span(self, sample: int) -> tuple[int, int]:
+        """Return where in its shard a sample lies: offset and size, bytes."""
+        return self.index.span(sample)
+
+    def intact(self, sample: int, raw: bytes) -> bool:
+        """Return whether these are the bytes of a sample; of an index without checksums only their number is known."""
+        crc32 = self.index.crc32(sample)
+        return len(raw) == self.span(sample)[1] and (crc32 is None or zlib.crc32(raw) == crc32)
+
+    def raw(self, sample: int) -> bytes:
+        """Read the bytes of one sample.
 
         Raises:
-            ValueError: it is damaged or the shard is shorter than the index says. Names shard and key.
+            CorruptSample: the shard is shorter than the index says.
+            ValueError: it cannot be read. Names shard and key.
         """
-        shard = int(self._shard[sample])
-        name, size = self._shards[shard], int(self._size[sample])
-        where = self.store.where(name)
+        shard = self.shard_of(sample)
+        name, (offset, size) = self.index.shards[shard], self.span(sample)
         try:
-            raw = self._raw(shard, name, int(self._offset[sample]), size)
+            if self.store.local is None:
+                if shard not in self._measured:
+                    self._check_size(shard, sample, self.store.size(name))
+                raw = self.store.read_range(name, offset, size)
+            else:
+                raw = os.pread(self._open(shard, sample), size, offset)
         except OSError as error:
-            raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from error
+            raise ValueError(f"{self.where(sample)}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:
-            raise ValueError(f"{where}: ends inside sample {self.keys[sample]}: the shard is truncated")
-        # Indexes without checksums are read as well.
-        if self._crc32[sample] is not None and zlib.crc32(raw) != self._crc32[sample]:
-            raise ValueError(f"{where}: sample {self.keys[sample]}: checksum differs: the shard is damaged")
+            raise CorruptSample(f"{self.where(sample)}: the shard ends inside it: truncated", "truncated")
+        return raw
+
+    def _open(self, shard: int, sample: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+        else:
+            assert self.store.local is not None
+            file = os.open(self.store.local / self.index.shards[shard], os.O_RDONLY)
+            try:
+                self._check_size(shard, sample, os.fstat(file).st_size)
+            except CorruptSample:
+                os.close(file)
+                raise
+            self._files[shard] = file
+            while len(self._files) > self._MOST_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        return self._files[shard]
+
+    def _check_size(self, shard: int, sample: int, size: int) -> None:
+        least = self.least_size(shard)
+        if size < least:
+            raise CorruptSample(
+                f"{self.where(sample)}: the shard has {size} of the {least} bytes that its index speaks of: truncated",
+                "truncated",
+            )
+        self._measured.add(shard)
+
+    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+        """Read one sample; its frames stay JPEG.
+
+        Args:
+            sample: its number.
+            raw: its bytes, where they were read before.
+
+        Raises:
+            CorruptSample: it is damaged or the shard is shorter than the index says.
+            ValueError: it cannot be read. Names shard and key.
+        """
+        raw = self.raw(sample) if raw is None else raw
+        if not self.intact(sample, raw):
+            raise CorruptSample(f"{self.where(sample)}: checksum differs: the shard is damaged", "checksum")
         try:
             decoded = decode_members(parse_tar(raw))
         except ValueError as error:
-            raise ValueError(f"{where}: sample {self.keys[sample]}: {error}") from error
-        if decoded.key != self.keys[sample]:
-            raise ValueError(f"{where}: holds {decoded.key} where the index says {self.keys[sample]}")
+            raise CorruptSample(f"{self.where(sample)}: {error}", "members") from error
+        # The checksum is of the key as well; without one, the keys have to be at hand.
+        if self.index.crc32(sample) is None and decoded.key != self.keys[sample]:
+            where = self.store.where(self.index.shards[self.shard_of(sample)])
+            raise CorruptSample(
+                f"{where}: holds {decoded.key} where the index says {self.keys[sample]}", "other_sample"
+            )
         return decoded
 
-    def _raw(self, shard: int, name: str, offset: int, size: int) -> bytes:
-        if self.store.local is None:
-            return self.store.read_range(name, offset, size)
-        if shard not in self._files:
-            self._files[shard] = os.open(self.store.local / name, os.O_RDONLY)
-        return os.pread(self._files[shard], size, offset)
+    def example(self, sample: int, raw: bytes | None = None) -> Example:
+        """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
+        return self.decode(sample, self.read(sample, raw))
 
-    def example(self, sample: int) -> Example:
-        """Read one sample and decode its frames.
+    def decode(
+        self,
+        sample: int,
+        stored: Sample,
+        rng: np.random.Generator | None = None,
+        memory: FrameMemory | None = None,
+    ) -> Example:
+        """Decode the frames of a sample.
+
+        Args:
+            sample: its number.
+            stored: what :meth:`read` gave.
+            rng: draws the frame of each chunk; without it the frame in the middle is taken.
+            memory: where the frames are decoded; memory of their own without it.
 
         Raises:
-            ValueError: as :meth:`read`, a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
+            CorruptSample: a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
         """
-        stored = self.read(sample)
         dim = None if stored.embedding is None else len(stored.embedding)
         if dim != self.info.embedding_dim:
-            raise ValueError(
-                f"{self.store}: sample {stored.key}: its video embedding has {dim} numbers, expected"
-                f" {self.info.embedding_dim}"
+            raise CorruptSample(
+                f"{self.where(sample)}: its video embedding has {dim} numbers, expected {self.info.embedding_dim}",
+                "members",
             )
+        frame_valid = np.asarray(stored.meta.frame_valid, dtype=bool)
+        places = np.asarray(stored.meta.frame_times_s, dtype=np.float64) / stored.meta.duration_s
+        if len(frame_valid) < self._num_frames:
+            raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
+        chosen = choose_frames(frame_valid, self._num_frames, rng) if self._num_frames else np.arange(len(frame_valid))
         try:
-            pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in stored.frames]
-            frames = np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
+            jpegs = [stored.frames[i] for i in chosen] if stored.frames else []
+            frames = memory.decode(jpegs) if memory else decode_frames(jpegs)
         except ValueError as error:
-            raise ValueError(f"{self.store}: sample {stored.key}: damaged JPEG: {error}") from error
+            raise CorruptSample(f"{self.where(sample)}: damaged JPEG: {error}", "picture") from error
         return Example(
             imu=stored.imu,
             valid=stored.valid,
             frames=frames if stored.embedding is None else stored.embedding,
-            frame_valid=np.asarray(stored.meta.frame_valid, dtype=bool),
+            frame_valid=frame_valid[chosen],
             recording=recording_number(stored.meta.recording),
             sample=sample,
+            frame_places=places[chosen],
+            start_s=self.starts_s[sample],
         )
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": OrderedDict()}
 
 
-def retrieval_windows(dataset: ShardDataset, choice: str) -> list[int]:
+def retrieval_windows(dataset: ShardDataset | MixtureDataset, choice: str) -> list[int]:
     """Return the samples that retrieval is judged on, in the order of the dataset.
 
     Overlapping windows look the same, so that a miss among them says nothing: there are none here.

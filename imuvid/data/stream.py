@@ -1,7 +1,8 @@
 """The training stream: webdataset composes the stages, the order and the position are ours.
 
-    OrderedSamples      (epoch, sample) of this rank's batches, from a step on, dealt to the loader's workers
-      -> decode         bytes of the shard at the index's offset -> arrays, frames as uint8
+    OrderedSamples      (pass, sample) of this rank's batches, from a step on, dealt to the loader's workers
+      -> read ahead     where the dataset is at a URL: the bytes of the next samples, by threads, through a cache
+      -> decode         bytes of the shard at the index's offset -> arrays, frames as uint8; a corrupt one is replaced
       -> augment        a function of (seed, epoch, sample), in SI units
       -> condition      median filter and normalisation, if any
       -> batched        local batches, never short
@@ -13,20 +14,29 @@ damaged tar in silence; its shards are the format all the same, and its stages d
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from imuvid.data.augment import AugmentConfig, augment
+from imuvid.data.augment import AugmentConfig, augment, mirrored_positions
 from imuvid.data.batch import Batch, Example, collate
-from imuvid.data.order import SampleOrder
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.cache import ShardCache
+from imuvid.data.damage import read_or_replace
+from imuvid.data.format import Sample
+from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.mixture import AnyDataset, MixtureEntry, sample_order
+from imuvid.data.object_store import within
+from imuvid.data.order import Order
+from imuvid.data.progress import Progress
+from imuvid.data.read_ahead import Read, ReadAhead
 from imuvid.imu.condition import ConditionConfig, condition
 
 
@@ -34,18 +44,38 @@ from imuvid.imu.condition import ConditionConfig, condition
 class DataConfig:
     """Where the windows come from and how they are read."""
 
-    path: str = "???"
-    """Dataset folder (with dataset.json)."""
+    path: str | None = None
+    """Dataset: a folder (with dataset.json), or its URL, as s3://bucket/name; or else a mixture."""
+    mixture: list[MixtureEntry] = field(default_factory=list)
+    """Several datasets in shares of their weights: [{path: a, weight: 3}, {path: b, weight: 1}]."""
     train_split: str = "train"
     val_split: str = "val"
     batch_size: int = 64
     """Global batch: windows a step, over all ranks."""
     block_shards: int = 0
     """Shards whose samples are shuffled together; 0 for all. Bounds how scattered the reads are."""
+    max_per_recording: int = 0
+    """Most windows of one recording in a global batch, since such are false negatives; 0 = no bound. See
+    imuvid.data.spread for what comes without."""
+    resampled: bool = False
+    """Draw each sample with replacement, instead of each once an epoch."""
+    epoch_samples: int | None = None
+    """Samples that count as an epoch in train.epochs, train.validate_every_epochs and the logs; None = as many as the
+    training split has, of a mixture the sum."""
     num_workers: int = 1
     """Loader processes of each rank; 0 reads in the training process."""
     timeout_s: float = 300.0
-    """Longest wait for a batch before the run stops and says so."""
+    """Longest wait for a batch before the run stops and says what is being read."""
+    max_corrupt: int = 10
+    """Corrupt samples, each counted once, that are replaced by a sound neighbour; a run stops at the next one."""
+    num_frames: int = 0
+    """Frames of a window that are used, one drawn from each of as many chunks of the stored ones; 0 = all."""
+    read_ahead: int = 64
+    """Samples that each worker reads ahead, where the dataset is at a URL."""
+    cache_dir: str | None = None
+    """Folder on a local disk, where whole shards of a dataset at a URL are kept for all processes of the machine."""
+    cache_gb: float = 50.0
+    """Most room that they take, 1e9 bytes."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     """Of held-out windows too; it goes with the encoder, so that evaluation does the same."""
@@ -58,7 +88,7 @@ class OrderedSamples(IterableDataset):
     out in the same order for any n.
     """
 
-    def __init__(self, order: SampleOrder, batch_size: int, rank: int, world: int, first_step: int):
+    def __init__(self, order: Order, batch_size: int, rank: int, world: int, first_step: int):
         self.order, self.batch_size, self.rank, self.world, self.first_step = order, batch_size, rank, world, first_step
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -71,42 +101,77 @@ class OrderedSamples(IterableDataset):
 
 
 class _Decode:
-    """Picklable stage: (epoch, sample) -> augmented and conditioned Example."""
+    """Stage: (epoch, sample) and its bytes, if they were read -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: ShardDataset, config: DataConfig, seed: int):
-        self.dataset, self.config, self.seed = dataset, config, seed
+    def __init__(self, dataset: AnyDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
+        self.dataset, self.config, self.seed, self.progress = dataset, config, seed, progress
+        self.mirror = mirrored_positions(dataset.info.positions)
+        self.local_batch, self.memory = local_batch, FrameMemory(local_batch)
 
-    def __call__(self, item: tuple[int, int]) -> Example:
-        epoch, sample = item
+    def __call__(self, items: Iterable[Read]) -> Iterator[Example]:
+        """Take a local batch of samples at a time: to read them one by one, between two decodings, would be twice as
+        dear, since each decoding takes the processor's cache.
+        """
+        items = iter(items)
+        while group := list(itertools.islice(items, self.local_batch)):
+            read = [self._read(sample, raw) for (_, sample), raw in group]
+            for (position, _), stored in zip(group, read, strict=True):
+                yield self._example(*position, stored)
+            self.progress.rests()
+
+    def _read(self, sample: int, raw: bytes | ValueError | None) -> Sample | ValueError:
+        self.progress.reads(sample)
+        if isinstance(raw, ValueError):
+            return raw
+        try:
+            return self.dataset.read(sample, raw)
+        except ValueError as error:
+            return error
+
+    def _example(self, epoch: int, sample: int, stored: Sample | ValueError) -> Example:
+        def decode(number: int) -> Example:
+            self.progress.reads(number)
+            own = stored if number == sample else self.dataset.read(number)
+            if isinstance(own, ValueError):
+                raise own
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, number, 5]))
+            return self.dataset.decode(number, own, rng, self.memory)
+
+        example = read_or_replace(self.dataset, sample, decode, self.config.max_corrupt)
         # Augmentation is that of a sensor: it comes before the readings lose their units.
-        augmented = augment(self.dataset.example(sample), self.config.augment, self.seed, epoch)
+        augmented = augment(example, self.config.augment, self.seed, epoch, self.mirror)
+        self.memory.keep(augmented.frames)
         return _conditioned(augmented, self.dataset, self.config.condition)
 
 
-def _conditioned(example: Example, dataset: ShardDataset, config: ConditionConfig) -> Example:
+def _conditioned(example: Example, dataset: AnyDataset, config: ConditionConfig) -> Example:
     recording = None
     if config.normalise == "recording":
-        recording = dataset.imu_statistics[dataset.recordings[example.sample]]
+        recording = dataset.statistics_of(example.sample)
     return dataclasses.replace(example, imu=condition(example.imu, example.valid, config, recording))
 
 
 def training_stream(
-    dataset: ShardDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
+    dataset: AnyDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
 ) -> Iterator[Batch]:
     """Return the endless iterator over this rank's local batches, beginning with that of ``first_step``.
 
     Raises:
-        RuntimeError: (while iterating) a worker ended or no batch came within ``config.timeout_s``.
-        ValueError: (while iterating) a shard or sample is damaged; names both. Or the global batch size is no
-            multiple of the number of ranks.
-        UserError: the dataset lacks the statistics of its recordings, which ``config.condition`` asks for.
+        RuntimeError: (while iterating) a worker ended or no batch came within ``config.timeout_s``; names rank, worker
+            and what it was reading.
+        ValueError: (while iterating) a shard cannot be read, or more samples one after another are corrupt than
+            ``config.max_corrupt``; names shard and key. Or the global batch size is no multiple of the number of ranks.
+        UserError: the dataset lacks the statistics of its recordings, which ``config.condition`` asks for, or the
+            cache cannot be written to.
     """
     if config.condition.normalise == "recording":
         _ = dataset.imu_statistics  # read once, not by every worker
-    order = SampleOrder(dataset.shard_sizes, seed, config.block_shards, dataset.weights)
+    order = sample_order(dataset, config, seed)
+    progress = Progress(config.num_workers)
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
-        webdataset.map(_Decode(dataset, config, seed)),
+        ReadAhead(dataset, config.read_ahead, open_cache(config, dataset), progress),
+        _Decode(dataset, config, seed, config.batch_size // world, progress),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(
@@ -118,21 +183,45 @@ def training_stream(
         worker_init_fn=_quiet_worker,
         multiprocessing_context="fork" if config.num_workers else None,
     )
-    return _batches(loader)
+    return _batches(loader, config.timeout_s, rank, lambda worker: progress.describe(worker, dataset.where))
 
 
-def _batches(loader: DataLoader) -> Iterator[Batch]:
+def open_cache(config: DataConfig, dataset: AnyDataset) -> ShardCache | None:
+    """Return the cache of the dataset's shards; None where there is none to be, or the dataset is in a local folder.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    if config.cache_dir is None or all(part.store.local is not None for part in dataset.parts):
+        return None
+    return ShardCache(config.cache_dir, int(config.cache_gb * 1e9))
+
+
+def _batches(loader: DataLoader, timeout_s: float, rank: int, doing: Callable[[int], str]) -> Iterator[Batch]:
     # Blocked while the workers are forked, so that none is hit before it has set itself up; they inherit that.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1, signal.SIGTERM})
     try:
         iterator = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        yield from iterator
-    except ValueError as error:
-        # Of a worker's error the loader makes one that begins with the worker's traceback.
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    number = 0
+    while True:
+        try:
+            # The loader itself watches its workers only.
+            batch = next(iterator) if loader.num_workers else within(timeout_s, lambda: next(iterator))
+        except ValueError as error:
+            # Of a worker's error the loader makes one that begins with the worker's traceback.
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+        except (RuntimeError, TimeoutError) as error:
+            what = str(error).strip().splitlines()[0]
+            if isinstance(error, RuntimeError) and not what.startswith("DataLoader"):
+                raise
+            if "timed out" in what or isinstance(error, TimeoutError):
+                what = f"no batch within {timeout_s:g} s (data.timeout_s)"
+            worker = number % max(1, loader.num_workers)  # they take turns
+            raise RuntimeError(f"rank {rank}: {what}: {doing(worker)}") from error
+        number += 1
+        yield batch
 
 
 def _quiet_worker(_worker: int) -> None:
@@ -152,9 +241,23 @@ def _obey_parent() -> None:
 
 
 def evaluation_batches(
-    dataset: ShardDataset, samples: list[int], batch_size: int, config: ConditionConfig
+    dataset: AnyDataset, samples: list[int], batch_size: int, config: ConditionConfig
 ) -> Iterator[Batch]:
-    """Yield the given samples in order, unaugmented but conditioned, in batches of at most ``batch_size``."""
-    for start in range(0, len(samples), batch_size):
-        chosen = samples[start : start + batch_size]
-        yield collate([_conditioned(dataset.example(sample), dataset, config) for sample in chosen])
+    """Yield the given samples in order, unaugmented but conditioned, in batches of at most ``batch_size``.
+
+    None is replaced: a result on other windows than those it names would be another result.
+
+    Raises:
+        ValueError: a sample is corrupt or cannot be read; names shard and key.
+    """
+    reads = ReadAhead(dataset, DataConfig.read_ahead)((0, sample) for sample in samples)
+    chosen: list[Example] = []
+    for (_, sample), raw in reads:
+        if isinstance(raw, ValueError):
+            raise raw
+        chosen.append(_conditioned(dataset.example(sample, raw), dataset, config))
+        if len(chosen) == batch_size:
+            yield collate(chosen)
+            chosen = []
+    if chosen:
+        yield collate(chosen)

@@ -14,7 +14,7 @@ class HeadConfig:
     """The same form for both towers."""
 
     kind: str = "linear"
-    """linear, or mlp: the paper's residual head."""
+    """linear; mlp: the paper's residual head; or none, where both towers give features of the shared width."""
     dim: int = 128
     """Width of the shared space; the paper has 512."""
     dropout: float = 0.1
@@ -42,4 +42,8 @@ def build_head(config: HeadConfig, feature_dim: int) -> nn.Module:
         return nn.Linear(feature_dim, config.dim)
     if config.kind == "mlp":
         return ResidualHead(feature_dim, config.dim, config.dropout)
-    raise UserError(f"head.kind is '{config.kind}', expected linear or mlp")
+    if config.kind == "none":
+        if feature_dim != config.dim:
+            raise UserError(f"head.kind=none, but a tower gives {feature_dim} features and head.dim is {config.dim}")
+        return nn.Identity()
+    raise UserError(f"head.kind is '{config.kind}', expected linear, mlp or none")

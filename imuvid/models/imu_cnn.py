@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from imuvid.models.norm import GlobalBatchNorm
-from imuvid.models.sensors import normalise_si, pool_sensors
-from imuvid.models.tower import Tower
+from imuvid.models.sensors import fold_sensors, normalise_si, pool_sensors, unfold_sensors, valid_parts
+from imuvid.models.tower import Encoding, Tower
 
 
 @dataclass
@@ -42,13 +42,14 @@ class ImuCnn(Tower):
         )
         self.norms = nn.ModuleList(GlobalBatchNorm(width) for width in config.channels)
         self.feature_dim = 2 * sum(config.channels)
+        self.token_dim = config.channels[-1]
 
-    def forward(self, imu: Tensor, valid: Tensor) -> Tensor:
-        """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features [B, feature_dim]."""
-        batch, _, sensors, _ = imu.shape
+    def encode(self, imu: Tensor, valid: Tensor) -> Encoding:
+        """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features; the tokens are the last layer, at its rate."""
+        sensors = imu.shape[2]
         x = torch.cat([normalise_si(imu, valid), valid.to(imu.dtype)], dim=-1)  # [B, T, P, 8]
-        x = x.permute(0, 2, 3, 1).flatten(0, 1)  # [B P, 8, T]
-        weight = valid.any(-1).permute(0, 2, 1).flatten(0, 1)[:, None].float()  # [B P, 1, T]
+        x = fold_sensors(x).transpose(1, 2)  # [B P, 8, T]
+        weight = fold_sensors(valid).any(-1)[:, None].float()  # [B P, 1, T]
         pooled = []
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = torch.relu(norm(convolution(x)))
@@ -57,4 +58,6 @@ class ImuCnn(Tower):
             mean = (x * weight).sum(-1) / total
             variance = ((x - mean[..., None]).square() * weight).sum(-1) / total
             pooled += [mean, (variance + 1e-6).sqrt()]  # the root's slope at zero would be infinite
-        return pool_sensors(torch.cat(pooled, dim=1).view(batch, sensors, -1), valid)
+        features = pool_sensors(unfold_sensors(torch.cat(pooled, dim=1), sensors), valid)
+        tokens = pool_sensors(unfold_sensors(x.transpose(1, 2), sensors), valid)
+        return Encoding(features, tokens, valid_parts(valid, tokens.shape[1]))

@@ -71,3 +71,22 @@ def globalise_batchnorm(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, globalise_batchnorm(child))
     return module
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu and He, ECCV 2018, equation 1) over the elements that are there; zeros elsewhere.
+
+    Where all are, it is ``torch.nn.GroupNorm``.
+    """
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """Normalise x [B, C, T] over each of the groups of channels, by what is present bool [B, C, T]."""
+        if present is None:
+            return super().forward(x)
+        groups = x.float().unflatten(1, (self.num_groups, -1))
+        weight = present.unflatten(1, (self.num_groups, -1)).to(groups.dtype)
+        count = weight.sum((2, 3), keepdim=True).clamp(min=1)
+        centred = (groups - (groups * weight).sum((2, 3), keepdim=True) / count) * weight
+        variance = centred.square().sum((2, 3), keepdim=True) / count
+        normal = (centred * torch.rsqrt(variance + self.eps)).flatten(1, 2)
+        return ((normal * self.weight[:, None] + self.bias[:, None]) * present).to(x.dtype)

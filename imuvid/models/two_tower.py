@@ -9,23 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imuvid.data.batch import Batch
-from imuvid.errors import UserError
 from imuvid.models.heads import HeadConfig, build_head
+from imuvid.models.sensors import normalise_si
+from imuvid.models.tower import Tower
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, build_imu_tower, build_video_tower
-from imuvid.objectives.infonce import InfoNCE
-from imuvid.objectives.pairwise_sigmoid import PairwiseSigmoid
-
-OBJECTIVES: dict[str, type[nn.Module]] = {"sigmoid": PairwiseSigmoid, "infonce": InfoNCE}
-
-
-@dataclass
-class ObjectiveConfig:
-    """What the two embeddings of a window are trained for."""
-
-    kind: str = "sigmoid"
-    """sigmoid (the paper's) or infonce."""
-    mask_same_recording: bool = True
-    """Windows of one recording are no negatives of each other: they may overlap or show the same."""
+from imuvid.objectives.build import ObjectiveConfig, build_objective
+from imuvid.objectives.corrupt import hide_patches, second_view
+from imuvid.objectives.objective import Widths
+from imuvid.objectives.views import Views
 
 
 @dataclass
@@ -46,30 +37,91 @@ class TwoTower(nn.Module):
         dtype: what towers and heads compute in (autocast); parameters, embeddings and loss stay float32.
 
     Raises:
-        UserError: a kind is unknown.
+        UserError: a kind is unknown, or the objective needs what the towers do not give.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.dtype = dtype
+        self.config, self.dtype = config.objective, dtype
         self.imu_tower = build_imu_tower(config.imu_tower)
         self.video_tower = build_video_tower(config.video_tower)
         self.imu_head = build_head(config.head, self.imu_tower.feature_dim)
         self.video_head = build_head(config.head, self.video_tower.feature_dim)
-        if config.objective.kind not in OBJECTIVES:
-            kinds = ", ".join(OBJECTIVES)
-            raise UserError(f"objective.kind is '{config.objective.kind}', expected one of {kinds}")
-        self.objective = OBJECTIVES[config.objective.kind]()
-        self.mask_same_recording = config.objective.mask_same_recording
+        widths = Widths(
+            imu_features=self.imu_tower.feature_dim,
+            imu_tokens=self.imu_tower.token_dim,
+            video_tokens=self.video_tower.token_dim,
+            embedding=config.head.dim,
+        )
+        self.objective = build_objective(config.objective, widths)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (imu, video) of the windows, float32 [B, head.dim] each."""
-        with torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self._autocast(batch):
             imu = self.imu_head(self.imu_tower(batch.imu, batch.valid))
             video = self.video_head(self.video_tower(batch.frames, batch.frame_valid))
         return F.normalize(imu.float(), dim=-1), F.normalize(video.float(), dim=-1)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return this rank's loss (mean over ranks = loss of the concatenated batch) and figures to log."""
-        imu, video = self.embed(batch)
-        return self.objective(imu, video, batch.recording if self.mask_same_recording else None)
+    def views(self, batch: Batch) -> Views:
+        """Return what the objective needs of the windows, and nothing else; all in float32."""
+        needs = self.objective.needs
+        views = Views(
+            recording=batch.recording,
+            start_s=batch.start_s,
+            has_imu=batch.valid.flatten(1).any(1),
+            has_video=batch.frame_valid.any(1),
+        )
+        if "second_features" in needs:
+            second = second_view(batch.imu, batch.valid, self.config.second_view)  # in float32
+        with self._autocast(batch):
+            if needs & {"imu", "imu_features", "imu_tokens"}:
+                features, tokens = _encode(self.imu_tower, batch.imu, batch.valid, "imu_tokens" in needs)
+                views.imu_tokens, views.imu_token_valid = tokens
+                views.imu_features = features.float() if "imu_features" in needs else None
+                if "imu" in needs:
+                    views.imu = F.normalize(self.imu_head(features).float(), dim=-1)
+            if needs & {"video", "video_tokens"}:
+                features, tokens = _encode(self.video_tower, batch.frames, batch.frame_valid, "video_tokens" in needs)
+                views.video_tokens, views.video_token_valid = tokens
+                if "video" in needs:
+                    views.video = F.normalize(self.video_head(features).float(), dim=-1)
+            if "second_features" in needs:
+                views.second_features = self.imu_tower(*second).float()
+            if "hidden_tokens" in needs:
+                masked = self.config.masked
+                hide = hide_patches(batch.valid, masked.share, masked.patch_samples)[..., None]
+                seen = batch.valid & ~hide
+                rest = batch.imu * seen.repeat_interleave(3, dim=-1)
+                _, (views.hidden_tokens, _) = _encode(self.imu_tower, rest, seen, True)
+                views.hidden = (batch.valid & hide).repeat_interleave(3, dim=-1)
+                views.readings = normalise_si(batch.imu, batch.valid)
+        return views
+
+    def forward(
+        self, batch: Batch | Views, slopes: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return this rank's loss (mean over ranks = loss of the concatenated batch) and figures to log.
+
+        Args:
+            batch: windows, or what the towers have made of them already.
+            slopes: gradients with respect to fields of the views of ``batch``, for gradient caching: the sum of their
+                products is returned instead of the loss.
+        """
+        views = batch if isinstance(batch, Views) else self.views(batch)
+        if slopes is None:
+            return self.objective(views)
+        made = views.differentiable()
+        return torch.stack([(made[name] * slope).sum() for name, slope in slopes.items()]).sum(), {}
+
+    def _autocast(self, batch: Batch) -> torch.autocast:
+        return torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _encode(
+    tower: Tower, x: Tensor, valid: Tensor, with_tokens: bool
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    """Return (features, (tokens in float32, which are valid)) of a tower."""
+    if not with_tokens:
+        return tower(x, valid), (None, None)
+    features, tokens, token_valid = tower(x, valid, with_tokens=True)
+    return features, (tokens.float(), token_valid)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imuvid.models.norm import GlobalBatchNorm
-from imuvid.models.tower import Tower
+from imuvid.models.tower import Encoding, Tower
 
 
 @dataclass
@@ -37,11 +37,12 @@ class VideoCnn(Tower):
             for a, b, t in zip(widths, widths[1:], config.time_strides, strict=False)
         )
         self.norms = nn.ModuleList(GlobalBatchNorm(width) for width in config.channels)
-        self.feature_dim = config.channels[-1]
+        self.feature_dim = self.token_dim = config.channels[-1]
 
-    def forward(self, frames: Tensor, frame_valid: Tensor) -> Tensor:
-        """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features [B, feature_dim]."""
+    def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
+        """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; the tokens are the last layer's."""
         x = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # [B, 3, F, H, W]
+        x = x * frame_valid[:, None, :, None, None]
         if self.motion:
             # A difference to a frame that is not there would be a flash.
             both = (frame_valid[:, 1:] & frame_valid[:, :-1])[:, None, :, None, None]
@@ -52,4 +53,6 @@ class VideoCnn(Tower):
             x = torch.relu(norm(convolution(x)))
             present = nn.functional.max_pool1d(present, time_stride, ceil_mode=True)
         weight = present[:, :, : x.shape[2]].to(x.dtype)  # [B, 1, F']
-        return (x.mean((3, 4)) * weight).sum(2) / weight.sum(2).clamp(min=1)
+        tokens = x.mean((3, 4))  # [B, C, F']
+        features = (tokens * weight).sum(2) / weight.sum(2).clamp(min=1)
+        return Encoding(features, tokens.transpose(1, 2), weight[:, 0] > 0)

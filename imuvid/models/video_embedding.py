@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from imuvid.models.tower import Tower
+from imuvid.models.tower import Encoding, Tower
 
 
 @dataclass
@@ -26,7 +26,7 @@ class VideoEmbedding(Tower):
             raise ValueError(f"dim {config.dim} must be at least 1")
         self.feature_dim = config.dim
 
-    def forward(self, frames: Tensor, _frame_valid: Tensor) -> Tensor:
+    def encode(self, frames: Tensor, _frame_valid: Tensor) -> Encoding:
         """Map embeddings float16 [B, dim] to features float32 [B, dim].
 
         Raises:
@@ -34,4 +34,4 @@ class VideoEmbedding(Tower):
         """
         if frames.shape[1:] != (self.feature_dim,):
             raise ValueError(f"expected embeddings of {self.feature_dim} numbers, got {list(frames.shape[1:])}")
-        return frames.float()
+        return Encoding(frames.float())

@@ -22,9 +22,10 @@ from torch import Tensor
 from transformers import VideoMAEConfig
 
 from imuvid.errors import UserError
-from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, find_tower
+from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, check_tower_files, find_tower
+from imuvid.models.tensor_file import write_tensors
 from imuvid.models.tower import Tower
-from imuvid.models.towers import VideoTowerConfig, build_video_tower
+from imuvid.models.towers import VideoTowerConfig, build_video_tower, without_weights
 from imuvid.models.video_videomae import VideoMAETowerConfig
 
 FOLDER_NAME = "video_encoder"
@@ -82,10 +83,8 @@ class VideoEncoder:
 def save_video_encoder(folder: Path, config: VideoEncoderConfig, tower_state: dict[str, Tensor]) -> None:
     """Write a video encoder folder from the state of the tower (names without prefix, any device)."""
     folder.mkdir(parents=True, exist_ok=True)
-    tower = dataclasses.replace(config.tower, videomae=dataclasses.replace(config.tower.videomae, weights=None))
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tower_state.items()}
-    safetensors.torch.save_file(state, folder / WEIGHTS_NAME)
-    content = dataclasses.asdict(dataclasses.replace(config, tower=tower))
+    write_tensors(folder / WEIGHTS_NAME, tower_state)
+    content = dataclasses.asdict(dataclasses.replace(config, tower=without_weights(config.tower)))
     (folder / CONFIG_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
@@ -118,6 +117,7 @@ def load_video_encoder(path: str | Path, num_frames: int, size: int) -> VideoEnc
         UserError: there is no tower, it is damaged, or made for other clips.
     """
     folder = find_video_encoder(path)
+    check_tower_files(folder)
     try:
         fields = json.loads((folder / CONFIG_NAME).read_text())
         weights = (folder / WEIGHTS_NAME).read_bytes()
@@ -153,15 +153,13 @@ def _own(folder: Path, fields: dict[str, Any], num_frames: int, size: int) -> Vi
     if fields["format"] != VIDEO_ENCODER_FORMAT:
         raise UserError(f"{folder}: video encoder format {fields['format']}, this program reads {VIDEO_ENCODER_FORMAT}")
     tower: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VideoTowerConfig), fields["tower"]))
-    # The pretrained weights it once started from are not needed again: its own follow.
-    tower.videomae.weights = None
     trained = (fields["num_frames"], fields["frame_size"])
     if trained != (num_frames, [size, size]):
         raise UserError(
             f"{folder}: was trained on {trained[0]} frames of {trained[1]} pixels a window, not on {num_frames} of"
             f" {[size, size]}: build with frames.num={trained[0]} frames.size={trained[1][0]}"
         )
-    return tower
+    return without_weights(tower)  # its own follow
 
 
 def _videomae(folder: Path, fields: dict[str, Any], num_frames: int, size: int) -> VideoTowerConfig:

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from imuvid.models.tower import Tower
+from imuvid.models.sensors import valid_parts
+from imuvid.models.tower import Encoding, Tower
+from imuvid.models.video_pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_patch_dropout,
+    kept_patches,
+    standardised,
+)
 from imuvid.models.weights import load_pretrained
-
-# Mean and standard deviation of ImageNet's RGB channels, with which VideoMAE was trained (scale 0 to 1).
-RGB_MEAN = (0.485, 0.456, 0.406)
-RGB_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass
@@ -32,6 +36,8 @@ class VideoMAETowerConfig:
     num_layers: int = 12
     num_heads: int = 12
     intermediate_size: int = 3072
+    patch_dropout: float = 0.0
+    """Share of the patches of every tube that training leaves out, 0 to 0.75."""
     weights: str | None = None
     """Local folder or hub name, such as MCG-NJU/videomae-base-ssv2 (the paper's); None starts at random."""
 
@@ -43,6 +49,7 @@ class VideoMAE(Tower):
         super().__init__()
         if config.num_frames % config.tubelet_size:
             raise ValueError(f"num_frames {config.num_frames} is no multiple of tubelet_size {config.tubelet_size}")
+        check_patch_dropout(config.patch_dropout)
         architecture = VideoMAEConfig(
             num_frames=config.num_frames,
             image_size=config.image_size,
@@ -54,11 +61,14 @@ class VideoMAE(Tower):
             intermediate_size=config.intermediate_size,
         )
         self.expected = (config.num_frames, config.image_size, config.image_size)
+        self.num_tubes = config.num_frames // config.tubelet_size
+        self.num_patches = (config.image_size // config.patch_size) ** 2
+        self.patch_dropout = config.patch_dropout
         self.model = load_pretrained(VideoMAEModel, config.weights, architecture)
-        self.feature_dim = config.hidden_size
+        self.feature_dim = self.token_dim = config.hidden_size
 
-    def forward(self, frames: Tensor, frame_valid: Tensor) -> Tensor:
-        """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features [B, hidden_size].
+    def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
+        """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; a token is a tube.
 
         Frames that are not valid enter as the mean colour.
 
@@ -67,6 +77,13 @@ class VideoMAE(Tower):
         """
         if tuple(frames.shape[1:4]) != self.expected:
             raise ValueError(f"VideoMAE was built for {self.expected} (frames, px, px), got {tuple(frames.shape[1:4])}")
-        mean, std = frames.new_tensor(RGB_MEAN, dtype=torch.float32), frames.new_tensor(RGB_STD, dtype=torch.float32)
-        x = (frames.float() / 255 - mean) / std * frame_valid[:, :, None, None, None]
-        return self.model(pixel_values=x.permute(0, 1, 4, 2, 3)).last_hidden_state.mean(1)
+        x = standardised(frames, frame_valid, IMAGENET_MEAN, IMAGENET_STD)
+        dropped = None
+        if self.training and self.patch_dropout > 0:
+            shape = (len(x), self.num_tubes)
+            kept = kept_patches(shape, self.num_patches, self.patch_dropout, x.device)
+            dropped = torch.ones(*shape, self.num_patches, dtype=torch.bool, device=x.device)
+            dropped = dropped.scatter(2, kept, False).flatten(1)
+        found = self.model(pixel_values=x, bool_masked_pos=dropped).last_hidden_state
+        tokens = found.unflatten(1, (self.num_tubes, -1)).mean(2)
+        return Encoding(found.mean(1), tokens, valid_parts(frame_valid, self.num_tubes))

@@ -7,13 +7,14 @@ from typing import Any
 from imuvid.errors import UserError
 
 
-def load_pretrained(model_class: Any, weights: str | None, architecture: Any) -> Any:
+def load_pretrained(model_class: Any, weights: str | None, architecture: Any, unused: tuple[str, ...] = ()) -> Any:
     """Return ``model_class(architecture)``, or the pretrained model ``weights`` in that architecture.
 
     Args:
         model_class: a transformers PreTrainedModel class.
         weights: local folder or hub name of safetensors weights; None gives a random initialisation.
         architecture: its transformers config.
+        unused: beginnings of the names of parts that may be missing or of another shape, as they are not used.
 
     Raises:
         UserError: the weights cannot be had or do not fit the architecture; says what to download where.
@@ -30,6 +31,7 @@ def load_pretrained(model_class: Any, weights: str | None, architecture: Any) ->
             f" them where there is a network ('hf download {weights} --local-dir DIR') and give weights=DIR"
         ) from error
     lacking = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+    lacking = [name for name in lacking if not name.startswith(unused)]
     if lacking:
         raise UserError(
             f"weights '{weights}' do not fit the configured sizes: {len(lacking)} tensors are missing or of another"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from imuvid.ood.datasets.catalog import default_config
 from imuvid.ood.datasets.daphnet import DaphnetConfig
+from imuvid.ood.datasets.generic import GenericConfig
 from imuvid.ood.datasets.hapt import HAPTConfig
+from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
+from imuvid.ood.datasets.spar import SPARConfig
 from imuvid.ood.probes import ProbeConfig
+
+
+def _public(key: str) -> Any:
+    return field(default_factory=lambda: default_config(key))
 
 
 @dataclass
@@ -15,10 +24,39 @@ class OODConfig:
     """What ``imuvid evaluate`` scores an encoder on, and how."""
 
     datasets: list[str] = field(default_factory=lambda: ["hapt"])
-    """Data sets of the report, in order: any of hapt, daphnet, shards."""
+    """Data sets of the report, in order: any of those below."""
     hapt: HAPTConfig = field(default_factory=HAPTConfig)
     daphnet: DaphnetConfig = field(default_factory=DaphnetConfig)
+    spar: SPARConfig = field(default_factory=SPARConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
+    generic: GenericConfig = field(default_factory=GenericConfig)
+    uci_har: PublicConfig = _public("uci_har")
+    utd_mhad: PublicConfig = _public("utd_mhad")
+    wisdm_2011: PublicConfig = _public("wisdm_2011")
+    wisdm_2019: PublicConfig = _public("wisdm_2019")
+    motionsense: PublicConfig = _public("motionsense")
+    pamap2: PublicConfig = _public("pamap2")
+    mhealth: PublicConfig = _public("mhealth")
+    realworld: PublicConfig = _public("realworld")
+    hhar: PublicConfig = _public("hhar")
+    shoaib: PublicConfig = _public("shoaib")
+    usc_had: PublicConfig = _public("usc_had")
+    dsads: PublicConfig = _public("dsads")
+    ku_har: PublicConfig = _public("ku_har")
+    harth: PublicConfig = _public("harth")
+    har70plus: PublicConfig = _public("har70plus")
+    opportunity: PublicConfig = _public("opportunity")
+    capture24: PublicConfig = _public("capture24")
+    uestc_mmea_cl: PublicConfig = _public("uestc_mmea_cl")
+    tdcs_fog: PublicConfig = _public("tdcs_fog")
+    stanford_fog: PublicConfig = _public("stanford_fog")
+    fog_star: PublicConfig = _public("fog_star")
+    fog_star_activities: PublicConfig = _public("fog_star_activities")
+    turning_in_place: PublicConfig = _public("turning_in_place")
+    weargait_pd: PublicConfig = _public("weargait_pd")
+    pads: PublicConfig = _public("pads")
+    sisfall: PublicConfig = _public("sisfall")
+    mobiact: PublicConfig = _public("mobiact")
     window_s: float | None = None
     """Length of the windows, seconds; None: the encoder's own."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)

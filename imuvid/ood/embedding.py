@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig, condition, statistics
+from imuvid.models.encoder import Encoder
 from imuvid.ood.datasets.base import Windows
 
 
@@ -41,13 +43,52 @@ def conditioned(windows: Windows, config: ConditionConfig) -> Windows:
     imu = np.empty_like(windows.imu)
     for name in np.unique(windows.recording):
         rows = np.flatnonzero(windows.recording == name)
-        recording = statistics(windows.imu[rows], windows.valid[rows])
-        for row in rows:
-            imu[row] = condition(windows.imu[row], windows.valid[row], config, recording)
+        imu[rows] = condition_recording(windows.imu[rows], windows.valid[rows], config)
     return dataclasses.replace(windows, imu=imu)
 
 
+def condition_recording(imu: np.ndarray, valid: np.ndarray, config: ConditionConfig) -> np.ndarray:
+    """Return the windows of one recording as an encoder's were in pretraining: float32 like ``imu``.
+
+    Args:
+        imu: float32 [N, T, P, 6], m/s^2 and rad/s.
+        valid: bool [N, T, P, 2].
+        config: of the encoder.
+    """
+    recording = statistics(imu, valid)
+    return np.stack([condition(x, v, config, recording) for x, v in zip(imu, valid, strict=True)])
+
+
 @torch.inference_mode()
+def features_of(
+    encoder: torch.nn.Module,
+    imu: np.ndarray,
+    valid: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    positions: Sequence[str] = (),
+) -> np.ndarray:
+    """Return what the encoder makes of windows as it wants them, in their order: float32 [N, D].
+
+    Args:
+        encoder: in eval mode; moved to the device.
+        imu: float32 [N, T, P, 6], N at least 1.
+        valid: bool [N, T, P, 2].
+        batch_size: windows that go through it at once.
+        device: where it runs.
+        positions: of the P sensors; empty where unknown.
+    """
+    encoder = encoder.to(device)
+    if isinstance(encoder, Encoder):
+        encoder.tower.wear(list(positions))
+    rows = []
+    for start in range(0, len(imu), batch_size):
+        part = slice(start, start + batch_size)
+        features = encoder(torch.from_numpy(imu[part]).to(device), torch.from_numpy(valid[part]).to(device))
+        rows.append(features.float().cpu().numpy())
+    return np.concatenate(rows)
+
+
 def embed(
     encoder: torch.nn.Module, windows: Windows, batch_size: int, device: torch.device, sensors: str = "apart"
 ) -> np.ndarray:
@@ -64,16 +105,13 @@ def embed(
     Raises:
         UserError: a representation is not finite.
     """
-    encoder = encoder.to(device)
-    rows = []
-    for start in range(0, len(windows.label), batch_size):
-        imu, valid = (
-            torch.from_numpy(array[start : start + batch_size]).to(device) for array in (windows.imu, windows.valid)
-        )
-        groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(imu.shape[2])]
-        features = [encoder(imu[:, :, group], valid[:, :, group]) for group in groups]
-        rows.append(torch.cat(features, dim=1).float().cpu().numpy())
-    array = np.concatenate(rows)
+    positions = windows.positions
+    groups = [slice(None)] if sensors == "together" else [slice(p, p + 1) for p in range(len(positions))]
+    features = [
+        features_of(encoder, windows.imu[:, :, group], windows.valid[:, :, group], batch_size, device, positions[group])
+        for group in groups
+    ]
+    array = np.concatenate(features, axis=1)
     if not np.isfinite(array).all():
         num = int((~np.isfinite(array).all(axis=1)).sum())
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -20,9 +21,13 @@ from imuvid.imu.condition import ConditionConfig
 from imuvid.models.encoder import Encoder, load_encoder, random_encoder
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.base import Windows
+from imuvid.ood.datasets.catalog import CARDS
 from imuvid.ood.datasets.daphnet import read_daphnet
+from imuvid.ood.datasets.generic import read_generic
 from imuvid.ood.datasets.hapt import read_hapt
+from imuvid.ood.datasets.public_windows import read_public
 from imuvid.ood.datasets.shards import read_shards
+from imuvid.ood.datasets.spar import read_spar
 from imuvid.ood.embedding import choose_device, conditioned, embed, weights_sha256
 from imuvid.ood.features import handmade_features
 from imuvid.ood.predictions import HANDMADE, PRETRAINED, RANDOM, merge, predict, write_predictions
@@ -136,8 +141,12 @@ def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple
     known: dict[str, Callable[[], Windows]] = {
         "hapt": lambda: read_hapt(config.hapt, rate_hz, window_s),
         "daphnet": lambda: read_daphnet(config.daphnet, rate_hz, window_s),
+        "spar": lambda: read_spar(config.spar, rate_hz, window_s),
         "shards": lambda: read_shards(config.shards, rate_hz, window_s, encoder.config.provenance),
+        "generic": lambda: read_generic(config.generic, rate_hz, window_s),
     }
+    for key, card in CARDS.items():
+        known.setdefault(key, functools.partial(read_public, card, getattr(config, key), rate_hz, window_s))
     if not config.datasets:
         raise UserError(f"datasets is empty: list one or more of {', '.join(known)}")
     for key in config.datasets:

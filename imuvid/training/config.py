@@ -25,8 +25,20 @@ class ScheduleConfig:
     """Most windows for it; evenly spaced ones if there are more."""
     checkpoint_every_steps: int = 500
     """Also at the end and on a signal."""
+    checkpoint_every_minutes: float = 30.0
+    """Whichever comes first; 0 counts steps alone."""
     keep_checkpoints: int = 3
     """Newest checkpoints that stay; at least 2, since one must survive while the next is written."""
+    keep_every_steps: int = 0
+    """Checkpoints of steps that are a multiple of this stay for ever; 0 for none."""
+    max_bad_steps: int = 5
+    """Steps with a loss that is not finite, or leaps, are left out; after so many one after another the run goes back
+    to its last checkpoint and passes over them."""
+    leap_deviations: float = 0.0
+    """A loss leaps where it is so many standard deviations above the mean of the last 100; 0 looks for none."""
+    checkpoint_mirror: str | None = None
+    """Where the newest checkpoints are copied to, as s3://bucket/runs. A run whose folder has none goes on from
+    there."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.training.engine_state import EngineState, Snapshot
+from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
 
 
@@ -31,8 +34,13 @@ class EngineConfig:
     """fp32 or bf16: what the towers compute in; parameters, optimiser and loss stay float32."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
+    micro_batch_size: int = 0
+    """Windows that go through the towers at a time on a rank; 0 for all. Fewer save memory and cost one more forward:
+    the loss is still that of the whole batch, with all its negatives (gradient caching)."""
     timeout_s: float = 600.0
-    """Longest wait for the other ranks, at start-up and in every collective."""
+    """Longest wait for the other ranks, at start-up, in validation and saving, and in every collective."""
+    step_timeout_s: float = 180.0
+    """Longest time that a step may take once the first is done, beside its wait for data (data.timeout_s)."""
 
 
 def resolve_device(name: str, local_rank: int) -> torch.device:
@@ -99,6 +107,13 @@ def start_process_group(device: torch.device, timeout_s: float) -> None:
         raise RuntimeError(f"rank {rank} of {world} could not meet the others at {place}: {first}") from error
 
 
+def rank_store() -> dist.Store:
+    """Return a new connection to the store by which the ranks met."""
+    # Its own, since a connection serves one caller at a time.
+    store: Any = dist.distributed_c10d._get_default_store()
+    return dist.PrefixStore("watchdog", store.clone())
+
+
 class Engine:
     """A model with its optimiser under DeepSpeed.
 
@@ -123,11 +138,23 @@ class Engine:
             raise UserError(f"engine.zero_stage is {config.zero_stage}, expected 0, 1, 2 or 3")
         self._deepspeed = deepspeed
         self.device = device
-        self._zero3 = config.zero_stage == 3
+        self._stage = config.zero_stage
+        self._clip = optimizer.grad_clip or math.inf
+        self._norm: Tensor | None = None
+        self._micro_batch_size = config.micro_batch_size
+        self._cached: CachedForward | None = None
+        if config.micro_batch_size:
+            check_cacheable(model)
+            if config.zero_stage and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
+                raise UserError(
+                    f"engine.micro_batch_size: DeepSpeed {deepspeed.__version__} cannot add up gradients under ZeRO:"
+                    f" install 0.19.8 or newer, or set engine.zero_stage=0 instead of {config.zero_stage}"
+                )
         settings = {
             "train_micro_batch_size_per_gpu": local_batch_size,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": optimizer.grad_clip,  # always written: DeepSpeed's default is 1.0
+            # Always written: DeepSpeed's default is 1.0. At stage 0 it keeps the norm to itself.
+            "gradient_clipping": optimizer.grad_clip if config.zero_stage else 0.0,
             "zero_optimization": {"stage": config.zero_stage},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
@@ -143,6 +170,10 @@ class Engine:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=adamw, config=settings, dist_init_required=False
             )
+        self._kept = [buffer.clone() for buffer in self.engine.module.buffers()]
+        self._state = EngineState(
+            self.engine.module, self.optimizer, config.zero_stage, lambda whole: self._gathered(whole, changed_by=0)
+        )
 
     @property
     def module(self) -> Any:
@@ -151,55 +182,87 @@ class Engine:
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, figures) of this rank."""
-        return self.engine(batch)
+        if not self._micro_batch_size or not torch.is_grad_enabled():
+            return self.engine(batch)
+        self._cached = CachedForward(self.engine, self.module.views, batch, self._micro_batch_size)
+        return self._cached.loss, self._cached.figures
 
     def backward_and_step(self, loss: Tensor, lr: float) -> None:
         """Average the gradients of the ranks' losses over the ranks and update the parameters at ``lr``."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.engine.backward(loss)
+        self.backward(loss)
+        if self._stage == 0:
+            self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)
         self.engine.step()
 
+    def backward(self, loss: Tensor) -> None:
+        """Average the gradients of the ranks' losses, those of the last :meth:`forward`, over the ranks."""
+        cached, self._cached = self._cached, None
+        if cached is None:
+            self.engine.backward(loss)
+        elif self._stage == 0:
+            cached.backward(self._backward_unsharded)
+        else:
+            # Otherwise ZeRO would take the gradients of the last part for those of the step.
+            with self.engine.coalesce_grad_reduction():
+                cached.backward(lambda value, _last: self.engine.backward(value))
+
+    def _backward_unsharded(self, value: Tensor, last: bool) -> None:
+        with contextlib.nullcontext() if last else self.engine.no_sync():
+            self.engine.backward(value)
+
+    def keep_buffers(self) -> None:
+        """Remember the buffers (running statistics, queues), which the next forward may change."""
+        for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def restore_buffers(self) -> None:
+        """Undo what happened to the buffers since :meth:`keep_buffers`."""
+        for kept, buffer in zip(self._kept, self.module.buffers(), strict=True):
+            buffer.copy_(kept)
+
     def gradient_norm(self) -> float | None:
-        """Return the norm of the last gradient before clipping, where DeepSpeed measured it."""
-        norm = self.engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        """Return the norm of the last gradient before clipping, NaN where it is not finite; None before the first."""
+        norm = self._norm if self._stage == 0 else self.engine.get_global_grad_norm()
+        if norm is None:
+            return None
+        # DeepSpeed says -1 where it is not finite.
+        return float(norm) if math.isfinite(norm) and norm >= 0 else math.nan
 
-    def save(self, folder: Path) -> None:
-        """Write model and optimiser state; every rank must call it."""
-        with _quiet():
-            self.engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=False)
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's part of model and optimiser to host memory, to be written while training goes on."""
+        return self._state.snapshot()
 
-    def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote, at the same world size.
+    def restore(self, folder: Path) -> None:
+        """Take over what was written, at any number of ranks and any ZeRO stage; every rank must call it.
 
         Raises:
-            UserError: the state does not fit this model, world size or ZeRO stage.
+            UserError: the state is damaged, or of another model.
         """
-        try:
-            with _quiet():
-                loaded, _ = self.engine.load_checkpoint(str(folder), tag="state")
-        except (RuntimeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
-            raise UserError(
-                f"{folder}: the saved state does not fit: resume with the same model, number of ranks and"
-                f" engine.zero_stage as before ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            ) from error
-        if loaded is None:
-            raise UserError(f"{folder}: no saved state there for this number of ranks and engine.zero_stage")
+        self._state.restore(folder)
 
     def tower_state(self, prefix: str) -> dict[str, Tensor]:
-        """Return the whole state of the submodule ``prefix`` on the CPU, names without it; every rank must call it."""
+        """Return the state of the submodule ``prefix`` on the CPU, names without it; every rank must call it.
+
+        Rank 0 gets it, the others get nothing.
+        """
         submodule = self.module.get_submodule(prefix)
         with self._gathered(list(submodule.parameters())):
+            if dist.get_rank():
+                return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in submodule.state_dict().items()}
 
     @contextlib.contextmanager
-    def _gathered(self, parameters: list[nn.Parameter]) -> Iterator[None]:
-        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context."""
-        if not self._zero3:
+    def _gathered(self, parameters: list[nn.Parameter], changed_by: int | None = None) -> Iterator[None]:
+        """Under ZeRO 3 a parameter lies in pieces on the ranks: put together within this context.
+
+        What rank ``changed_by`` changes there stays, on all ranks.
+        """
+        if self._stage < 3:
             yield
             return
-        with self._deepspeed.zero.GatheredParameters(parameters):
+        with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=changed_by):
             yield
 
 

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class StepTimer:
-    """Measures a stretch of steps: samples/s and the share of the time spent waiting for data.
+    """Measures a stretch of steps: samples/s, how long each step waits for its data, and for its checkpoints.
 
     Args:
         clock: monotonic seconds; given by tests.
@@ -26,7 +26,7 @@ class StepTimer:
     def reset(self) -> None:
         """Begin a new stretch."""
         self._start = self._mark = self._clock()
-        self._waited = 0.0
+        self._waited = self._longest = self._saved = 0.0
         self._samples = 0
 
     def waiting(self) -> None:
@@ -35,13 +35,31 @@ class StepTimer:
 
     def got(self, num_samples: int) -> None:
         """Call when the batch is there; ``num_samples`` over all ranks."""
-        self._waited += self._clock() - self._mark
+        waited = self._clock() - self._mark
+        self._waited += waited
+        self._longest = max(self._longest, waited)
         self._samples += num_samples
 
-    def figures(self) -> dict[str, float]:
-        """Return ``samples_per_s`` and ``data_wait_share`` since the last reset."""
-        elapsed = max(self._clock() - self._start, 1e-9)
-        return {"samples_per_s": self._samples / elapsed, "data_wait_share": self._waited / elapsed}
+    def saving(self) -> None:
+        """Call before anything is done for a checkpoint."""
+        self._mark = self._clock()
+
+    def saved(self) -> None:
+        """Call when training goes on, whether or not the checkpoint is on the disk by then."""
+        self._saved += self._clock() - self._mark
+
+    def samples_per_s(self) -> float:
+        """Return the samples a second since the last reset."""
+        return self._samples / self._elapsed()
+
+    def waits(self) -> list[float]:
+        """Return, since the last reset, the share of the time spent waiting for data, a step's longest wait in seconds,
+        and the share of the time that training stood still for checkpoints.
+        """
+        return [self._waited / self._elapsed(), self._longest, self._saved / self._elapsed()]
+
+    def _elapsed(self) -> float:
+        return max(self._clock() - self._start, 1e-9)
 
 
 class MetricsLog:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.mixture import AnyDataset
 from imuvid.data.stream import evaluation_batches
 from imuvid.distributed import rank, world_size
 from imuvid.imu.condition import ConditionConfig
@@ -40,24 +42,32 @@ def retrieval_scores(queries: Tensor, candidates: Tensor, chunk: int = 1024) -> 
 @torch.no_grad()
 def validate(
     model: TwoTower,
-    dataset: ShardDataset,
+    dataset: AnyDataset,
     samples: list[int],
     batch_size: int,
     device: torch.device,
     condition: ConditionConfig,
-) -> dict[str, float]:
+    stops: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Embed held-out samples on all ranks and return the retrieval scores in both directions.
 
     Every rank must call it; every rank gets the result. R@k has ``_imu_to_video`` or ``_video_to_imu`` appended;
-    ``num_candidates`` and ``chance_r_at_1`` = 1 / num_candidates say what to compare with.
+    ``num_candidates`` and ``chance_r_at_1`` = 1 / num_candidates say what to compare with. ``stops`` is asked before
+    each batch, on every rank, and must answer all of them alike; where it is true the result is None.
     """
     was_training = model.training
     model.eval()
     # Every rank embeds equally many, wrapping around, so that ZeRO 3's collectives inside a forward match.
     share = -(-len(samples) // world_size())
     mine = [samples[i % len(samples)] for i in range(rank() * share, (rank() + 1) * share)]
-    parts = [model.embed(batch.to(device)) for batch in evaluation_batches(dataset, mine, batch_size, condition)]
+    parts = []
+    for batch in evaluation_batches(dataset, mine, batch_size, condition):
+        if stopped := stops():
+            break
+        parts.append(model.embed(batch.to(device)))
     model.train(was_training)
+    if stopped:
+        return None
     imu, video = (_gather(torch.cat(tensors))[: len(samples)] for tensors in zip(*parts, strict=True))
     result = {"num_candidates": float(len(samples)), "chance_r_at_1": 1 / len(samples)}
     for direction, scores in (

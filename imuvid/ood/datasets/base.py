@@ -47,6 +47,8 @@ class Windows:
     """What was read: counts, sensors, rates. No paths."""
     notes: list[str] = field(default_factory=list)
     """One sentence each, for the report: what a reader of the scores should know."""
+    domain: dict[str, np.ndarray] = field(default_factory=dict)
+    """What else is known of each window, str [N] each, empty where it is not: session, device, population."""
 
     @property
     def ids(self) -> np.ndarray:
@@ -78,6 +80,7 @@ class WindowsBuilder:
         self._imu: list[np.ndarray] = []
         self._valid: list[np.ndarray] = []
         self._rows: list[tuple[int, str, str, float]] = []
+        self._domains: list[dict[str, str]] = []
 
     def starts(self, start_s: float, end_s: float) -> Iterator[int]:
         """Yield the first grid sample of each whole window, without overlap, that lies in [start_s, end_s)."""
@@ -94,6 +97,7 @@ class WindowsBuilder:
         subject: str,
         recording: str,
         origin_s: float = 0.0,
+        domain: dict[str, str] | None = None,
     ) -> None:
         """Add the window that starts at sample ``first``, unless less than half of it has any sensor present.
 
@@ -105,6 +109,7 @@ class WindowsBuilder:
             subject: of the recording.
             recording: its name.
             origin_s: time of sample 0 on the recording's clock, seconds.
+            domain: what else is known of the recording.
         """
         span = slice(first, first + self.num_steps)
         if valid[span].any(axis=(1, 2)).mean() < MIN_PRESENT:
@@ -113,14 +118,30 @@ class WindowsBuilder:
         self._imu.append(imu[span].astype(np.float32))
         self._valid.append(valid[span])
         self._rows.append((label, subject, recording, origin_s + first / self.rate_hz))
+        self._domains.append(domain or {})
+
+    def order_classes(self, names: list[str], keep_all: bool) -> None:
+        """Put the classes in another order and, unless all are to be kept, drop those without a window.
+
+        Args:
+            names: all of ``classes``, in the new order.
+            keep_all: leave classes without a window to :meth:`build`, which refuses them.
+        """
+        found = {row[0] for row in self._rows}
+        kept = [name for name in names if keep_all or self.classes.index(name) in found]
+        number = {self.classes.index(name): kept.index(name) for name in kept}
+        self._rows = [(number[row[0]], *row[1:]) for row in self._rows]
+        self.classes = kept
 
     def build(self, positive: str | None, provenance: dict[str, Any], notes: list[str]) -> Windows:
         """Return the windows.
 
         Raises:
-            UserError: a class has no window.
+            UserError: a class, or the data set, has no window.
         """
         label = np.array([row[0] for row in self._rows], dtype=np.int64)
+        if not self.classes:
+            raise UserError(f"{self.name}: no window of {self.window_s:g} s: shorten window_s, or take another sensor")
         for index, name in enumerate(self.classes):
             if not (label == index).any():
                 raise UserError(
@@ -154,6 +175,10 @@ class WindowsBuilder:
             positive=positive,
             provenance=provenance,
             notes=notes,
+            domain={
+                key: np.array([domain.get(key, "") for domain in self._domains])
+                for key in sorted({key for domain in self._domains for key in domain})
+            },
         )
 
 
@@ -182,18 +207,18 @@ def to_grid(
     return imu, valid
 
 
-def data_folder(root: str | None, name: str) -> Path:
-    """Return the folder of a data set: ``root``, or ``name`` under $IMUVID_REALDATA where root is None.
+def data_folder(root: str | None, key: str) -> Path:
+    """Return the folder of a data set: ``root``, or ``key`` or ``pd_key`` under $IMUVID_REALDATA where root is None.
 
     Raises:
         UserError: neither is given, or the folder does not exist.
     """
-    key = name.rpartition("_")[2]
     if root is None:
         base = os.environ.get(REALDATA)
         if not base:
             raise UserError(f"{key}.root is not set: give the data set's folder, or the folder above it in ${REALDATA}")
-        root = str(Path(base) / name)
+        patients = Path(base) / f"pd_{key}"
+        root = str(patients if patients.is_dir() else Path(base) / key)
     folder = Path(root)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: set {key}.root to the folder of the data set")

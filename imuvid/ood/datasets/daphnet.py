@@ -9,6 +9,7 @@ freeze) or 2 (freeze).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import numpy as np
 from imuvid.errors import UserError
 from imuvid.imu.units import to_si
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, data_folder, read_table, to_grid
+from imuvid.ood.datasets.recording import Card, Download, Recording, Stream, segments_of
+from imuvid.ood.datasets.tables import files, locate
 from imuvid.ood.protocols import ProtocolConfig
 
 RATE_HZ = 64.0
@@ -56,7 +59,7 @@ def read_daphnet(config: DaphnetConfig, rate_hz: float, window_s: float) -> Wind
         raise UserError(f"daphnet.positions={config.positions}: choose from {', '.join(POSITIONS)}")
     if not 0 < config.freeze_share <= 1:
         raise UserError(f"daphnet.freeze_share={config.freeze_share}: must lie between 0 and 1")
-    folder = data_folder(config.root, "pd_daphnet")
+    folder = data_folder(config.root, "daphnet")
     files = {match[0]: match[1] for path in folder.iterdir() if (match := FILE_NAME.fullmatch(path.name))}
     if not files:
         raise UserError(f"{folder}: no file named like S01R01.txt there: set daphnet.root to the data set's folder")
@@ -127,3 +130,34 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
     """Return first and stop of each stretch of True in bool [N]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _recordings(folder: Path) -> Iterator[Recording]:
+    """Yield the recordings, labelled within the experiments."""
+    base = locate(folder, "S*R*.txt*", "daphnet")
+    for path, match in files(base, "S*R*.txt*", FILE_NAME.pattern):
+        acc, label = _read_file(path)
+        times_s = np.arange(len(acc)) / RATE_HZ
+        streams = [Stream(position, "acc", times_s, acc[:, i]) for i, position in enumerate(POSITIONS)]
+        segments = segments_of(times_s, label, {0: None, 1: CLASSES[0], 2: CLASSES[1]}, path)
+        yield Recording(path.name.partition(".")[0], match[1], path, streams, segments)
+
+
+CARD = Card(
+    key="daphnet",
+    title="Daphnet (freezing of gait)",
+    population="Parkinson's disease, freezing of gait",
+    citation="Baechlin et al., IEEE Trans. Information Technology in Biomedicine 14(2), 2010",
+    homepage="https://archive.ics.uci.edu/dataset/245",
+    licence="CC BY 4.0",
+    rate_hz=(RATE_HZ, RATE_HZ),
+    positions=POSITIONS,
+    sensors="acc mg",
+    labels=CLASSES,
+    read=_recordings,
+    subjects=10,
+    recordings=PUBLISHED_FILES,
+    positive=CLASSES[1],
+    downloads=(Download("https://archive.ics.uci.edu/static/public/245/daphnet+freezing+of+gait.zip", "daphnet.zip"),),
+    seen=True,
+)

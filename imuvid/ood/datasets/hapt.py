@@ -9,6 +9,7 @@ counted from 1, both inclusive).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import numpy as np
 from imuvid.errors import UserError
 from imuvid.imu.units import to_si
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, data_folder, read_table, to_grid
+from imuvid.ood.datasets.recording import Card, Download, Recording, Segment, Stream
+from imuvid.ood.datasets.tables import locate
 from imuvid.ood.protocols import ProtocolConfig
 
 RATE_HZ = 50.0
@@ -138,3 +141,43 @@ def _read_signals(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 def _either(path: Path) -> Path:
     packed = path.with_name(path.name + ".gz")
     return packed if packed.is_file() and not path.is_file() else path
+
+
+def _recordings(folder: Path) -> Iterator[Recording]:
+    """Yield the experiments."""
+    raw = locate(folder, "RawData/labels.txt", "hapt") / "RawData"
+    for (experiment, user), rows in sorted(_read_labels(raw / "labels.txt").items()):
+        name = f"exp{experiment:02d}_user{user:02d}"
+        acc, gyro = _read_signals(raw, name)
+        times_s = np.arange(len(acc)) / RATE_HZ
+        streams = [Stream("waist", "acc", times_s, acc), Stream("waist", "gyro", times_s, gyro)]
+        segments = [
+            Segment((first - 1) / RATE_HZ, last / RATE_HZ, ACTIVITIES[activity - 1]) for activity, first, last in rows
+        ]
+        yield Recording(name, str(user), raw / f"acc_{name}.txt", streams, segments)
+
+
+CARD = Card(
+    key="hapt",
+    title="HAPT",
+    population="healthy adults",
+    citation="Reyes-Ortiz et al., Neurocomputing 2016",
+    homepage="https://archive.ics.uci.edu/dataset/341",
+    licence="cite the paper; its README: no commercial use",
+    rate_hz=(RATE_HZ, RATE_HZ),
+    positions=("waist",),
+    sensors="acc g, gyro rad/s",
+    labels=ACTIVITIES,
+    read=_recordings,
+    subjects=30,
+    recordings=PUBLISHED_RECORDINGS,
+    hours=6.24,
+    downloads=(
+        Download(
+            "https://archive.ics.uci.edu/static/public/341/"
+            "smartphone+based+recognition+of+human+activities+and+postural+transitions.zip",
+            "hapt.zip",
+        ),
+    ),
+    seen=True,
+)

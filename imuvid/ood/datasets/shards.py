@@ -45,8 +45,8 @@ def read_shards(config: ShardsConfig, rate_hz: float, window_s: float, pretraini
         config: where and what.
         rate_hz: of the windows.
         window_s: their length, seconds; at most that of the samples.
-        pretraining: the encoder's provenance; its ``fingerprint`` tells whether this dataset is the one that it
-            was pretrained on, its ``train_subjects`` whom.
+        pretraining: the encoder's provenance; its ``fingerprint`` tells whether this dataset is the one, or one
+            of those, that it was pretrained on, its ``train_subjects`` whom.
 
     Raises:
         UserError: the dataset is missing or damaged, has no labels or too short samples, or holds
@@ -64,7 +64,7 @@ def read_shards(config: ShardsConfig, rate_hz: float, window_s: float, pretraini
         )
     rows = read_index(folder, info).to_pylist()
     rows = [row for row in rows if config.split in (row["split"], "all")]
-    if info.fingerprint == pretraining.get("fingerprint") and any(
+    if info.fingerprint in (pretraining.get("fingerprint") or "") and any(
         row["split"] == "train" and row["subject"] is None for row in rows
     ):
         raise UserError(

@@ -11,39 +11,9 @@ import re
 from pathlib import Path
 
 from imuvid.errors import UserError
+from imuvid.ood.datasets.public.utd_mhad import ACTIONS, LAST_WRIST_ACTION
 from shards.sources.layouts.common import LeftOut, need_folders, write_rows
 
-ACTIONS = (
-    "swipe_left",
-    "swipe_right",
-    "wave",
-    "clap",
-    "throw",
-    "arm_cross",
-    "basketball_shoot",
-    "draw_x",
-    "draw_circle_clockwise",
-    "draw_circle_counter_clockwise",
-    "draw_triangle",
-    "bowling",
-    "boxing",
-    "baseball_swing",
-    "tennis_swing",
-    "arm_curl",
-    "tennis_serve",
-    "push",
-    "knock",
-    "catch",
-    "pickup_and_throw",
-    "jog",
-    "walk",
-    "sit_to_stand",
-    "stand_to_sit",
-    "lunge",
-    "squat",
-)
-"""Names of actions 1 to 27, in the order of the publication."""
-LAST_WRIST_ACTION = 21
 HINT = "Inertial/a1_s1_t1_inertial.mat and depth_mp4/a1_s1_t1.mp4"
 
 

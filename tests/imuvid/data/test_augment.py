@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from imuvid.data.augment import AugmentConfig, augment
+from imuvid.data.augment import AugmentConfig, augment, choose_frames, mirrored_positions
 from imuvid.data.batch import Example
 from imuvid.imu.rotation import random_rotation, rotate
 
@@ -18,8 +20,15 @@ NONE = AugmentConfig(
     noise_gyro_rad_s=0,
     drop_gyro_share=0,
     keep_one_sensor_share=0,
+    drop_sensor_share=0,
+    drop_channel_share=0,
+    mask_range=0,
+    shift_range=0,
+    flip_share=0,
     crop_area=1,
     brightness=0,
+    saturation=0,
+    hue=0,
 )
 
 
@@ -204,3 +213,156 @@ def test_a_window_without_video_goes_through():
     window = example()
     window.frames, window.frame_valid = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0, bool)
     assert augment(window, AugmentConfig(), 0, 0).frames.shape == (0, 0, 0, 3)
+
+
+EVERYTHING = AugmentConfig(1.0, 0.1, 0.05, 0.01, 0.5, 0.5, 0.3, 0.2, 0.5, 0.3, 0.5, 0.6, 0.2, 0.3, 0.1)
+
+
+def test_none_of_the_draws_changes_another():
+    window = moving()
+    whole = augment(window, dataclasses.replace(EVERYTHING, shift_range=0, flip_share=0), 1, 2)
+    assert equal(whole, augment(window, dataclasses.replace(EVERYTHING, shift_range=0, flip_share=0), 1, 2))
+    without = {"saturation": 0, "hue": 0, "shift_range": 0, "flip_share": 0}
+    np.testing.assert_array_equal(augment(window, dataclasses.replace(EVERYTHING, **without), 1, 2).imu, whole.imu)
+    without = dict.fromkeys(("drop_sensor_share", "drop_channel_share", "mask_range", "shift_range", "flip_share"), 0)
+    np.testing.assert_array_equal(
+        augment(window, dataclasses.replace(EVERYTHING, **without), 1, 2).frames, whole.frames
+    )
+
+
+def moving(sample: int = 3, steps: int = 60, frames: int = 6) -> Example:
+    """A window in which every reading and every picture says when it was: 1 to 2 from start to end."""
+    times = (np.arange(steps) + 0.5) / steps
+    places = (np.arange(frames) + 0.5) / frames
+    imu = np.tile((1 + times)[:, None, None], (1, 2, 6)).astype(np.float32)
+    pictures = np.tile(np.round(100 * (1 + places)).astype(np.uint8)[:, None, None, None], (1, 8, 8, 3))
+    valid, frame_valid = np.ones((steps, 2, 2), bool), np.ones(frames, bool)
+    return Example(imu, valid, pictures, frame_valid, 1, sample, places)
+
+
+def test_a_shift_moves_video_and_imu_together_and_marks_what_is_not_there():
+    later = []
+    for sample in range(40):
+        window = augment(moving(sample), only(shift_range=0.5), 0, 0)
+        times, present = window.imu[:, 0, 0] - 1, window.valid[:, 0, 0]
+        assert (window.valid == present[:, None, None]).all()
+        assert not window.imu[~present].any()
+        shift = (times - (np.arange(60) + 0.5) / 60)[present]
+        assert np.ptp(shift) < 1e-6
+        assert present.mean() == pytest.approx(1 - abs(shift[0]), abs=1e-6)
+        later.append(shift[0])
+        shown = window.frames[:, 0, 0, 0] / 100 - 1
+        assert not window.frames[~window.frame_valid].any()
+        for part in np.flatnonzero(window.frame_valid):
+            # The picture of each part of the window was taken in that part, on the clock of the shifted readings.
+            assert part / 6 - 0.006 <= shown[part] - shift[0] <= (part + 1) / 6 + 0.006
+        assert abs(window.frame_valid.mean() - present.mean()) <= 1 / 6
+    assert -0.5 <= min(later) < -0.35
+    assert 0.35 < max(later) <= 0.5
+
+
+def test_a_shift_of_nothing_changes_nothing():
+    window = moving()
+    window.frame_valid[2] = False
+    window.frames[2] = 0
+    assert equal(augment(window, only(shift_range=1e-9), 0, 0), window)
+
+
+def test_a_flip_is_what_a_mirror_shows():
+    # A body that turns and falls, and a sensor on it: mirrored motion, measured by a mirrored mounting.
+    rng = np.random.default_rng(0)
+    window = example(sensors=2, steps=200)
+    window.valid[:] = True
+    dt, angles = 0.01, np.cumsum(rng.standard_normal((200, 3)) * 0.1, axis=0)
+    mirror = np.diag([-1.0, 1.0, 1.0])
+    attitude = Rotation.from_rotvec(angles).as_matrix()  # sensor to world
+    place = np.cumsum(np.cumsum(rng.standard_normal((200, 3)), axis=0), axis=0) * dt**2
+
+    def readings(attitude, place):
+        force = np.gradient(np.gradient(place, dt, axis=0), dt, axis=0) + np.array([0, 0, 9.81])
+        turn = Rotation.from_matrix(np.einsum("tji,tjk->tik", attitude[:-1], attitude[1:])).as_rotvec() / dt
+        return np.concatenate([np.einsum("tji,tj->ti", attitude, force), np.vstack([turn, turn[-1:]])], axis=1)
+
+    window.imu[:, 0] = readings(attitude, place)
+    window.imu[:, 1] = window.imu[:, 0] * 2
+    # The mirrored body; one axis of its sensor's mirror image is turned round, so that they stay a rotation.
+    expected = readings(mirror @ attitude @ mirror, place @ mirror)
+    flipped = augment(window, only(flip_share=1), 0, 0)
+    np.testing.assert_allclose(flipped.imu[:, 0], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(flipped.frames, window.frames[:, :, ::-1])
+    swapped = augment(window, only(flip_share=1), 0, 0, mirrored_positions(["left_wrist", "right_wrist"]))
+    np.testing.assert_array_equal(swapped.imu, flipped.imu[:, ::-1])
+
+
+def test_positions_change_sides():
+    names = ["head", "left_wrist", "pocket_left", "right_wrist", "right_ankle"]
+    assert mirrored_positions(names).tolist() == [0, 3, 2, 1, 4]
+
+
+def test_sensors_and_axes_drop_out_and_one_sensor_stays():
+    kept, axes = [], []
+    for sample in range(200):
+        window = augment(example(sample), only(drop_sensor_share=0.4), 0, 0)
+        assert not window.imu[~np.repeat(window.valid, 3, axis=-1)].any()
+        kept.append(window.valid[20].all(-1))
+        broken = augment(example(sample), only(drop_channel_share=0.1), 0, 0)
+        np.testing.assert_array_equal(broken.valid, example(sample).valid)
+        axes.append(broken.imu[20:].any(0).reshape(-1))
+    # All three go at once in 0.064 of the windows, where one of them is put back.
+    assert np.mean(kept) == pytest.approx(0.6 + 0.064 / 3, abs=0.05)
+    assert np.any(kept, axis=1).all()
+    assert np.mean(axes) == pytest.approx(0.9, abs=0.03)
+    assert all(augment(example(i), only(drop_sensor_share=1.0), 0, 0).valid[20].all(-1).sum() == 1 for i in range(9))
+
+
+def test_a_mask_is_one_stretch_of_all_sensors():
+    lengths, starts = [], []
+    for sample in range(200):
+        window = augment(example(sample, steps=100), only(mask_range=0.5), 0, 0)
+        masked = ~window.valid[:, 1].all(-1)
+        assert (masked == ~window.valid[:, 2].any(-1)).all()
+        assert np.abs(np.diff(masked.astype(int))).sum() <= 2
+        assert not window.imu[masked].any()
+        lengths.append(masked.sum())
+        starts += list(np.flatnonzero(masked)[:1])
+    assert max(lengths) in range(47, 51)
+    assert np.mean(lengths) == pytest.approx(25, abs=3)
+    assert min(starts) < 5
+    assert max(starts) > 85
+
+
+def test_colours_change_as_they_are_asked_to_and_greys_do_not():
+    window = example(frames=2)
+    window.frames[:] = 90
+    for sample in range(5):
+        window.sample = sample
+        changed = augment(window, only(saturation=0.9, hue=0.5), 0, 0).frames
+        assert np.abs(changed.astype(int) - 90).max() <= 1
+    window.frames[:] = [140, 100, 80]
+    hues, distances = [], []
+    for sample in range(60):
+        window.sample = sample
+        turned = augment(window, only(hue=0.2), 0, 0).frames
+        assert np.ptp(turned, axis=(0, 1, 2)).max() == 0  # one a clip
+        hues.append(colorsys.rgb_to_yiq(*turned[0, 0, 0] / 255.0))
+        faded = augment(window, only(saturation=0.5), 0, 0).frames[0, 0, 0] / 255.0
+        distances.append(np.hypot(*colorsys.rgb_to_yiq(*faded)[1:]))
+    own = colorsys.rgb_to_yiq(140 / 255, 100 / 255, 80 / 255)
+    brightness, *chroma = np.transpose(hues)
+    assert brightness == pytest.approx(own[0], abs=0.01)
+    assert np.hypot(*chroma) == pytest.approx(np.hypot(*own[1:]), abs=0.02)
+    angles = np.angle((chroma[0] + 1j * chroma[1]) / (own[1] + 1j * own[2])) / (2 * np.pi)
+    assert -0.22 < angles.min() < -0.12
+    assert 0.12 < angles.max() < 0.22
+    factors = np.array(distances) / np.hypot(*own[1:])
+    assert 0.45 < factors.min() < 0.65
+    assert 1.35 < factors.max() < 1.55
+
+
+def test_one_frame_of_each_chunk_and_rather_one_that_is_there():
+    valid = np.ones(12, bool)
+    valid[[0, 1, 3, 4, 5]] = False
+    assert choose_frames(valid, 4, None).tolist() == [2, 4, 7, 10]
+    drawn = np.array([choose_frames(valid, 4, np.random.default_rng(seed)) for seed in range(60)])
+    assert [set(column) for column in drawn.T] == [{2}, {3, 4, 5}, {6, 7, 8}, {9, 10, 11}]
+    assert choose_frames(np.ones(4, bool), 4, np.random.default_rng(0)).tolist() == [0, 1, 2, 3]

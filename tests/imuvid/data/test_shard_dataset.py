@@ -29,6 +29,7 @@ def reindex(folder, change) -> None:
 
 def test_examples_are_what_was_written(tiny_dataset):
     whole = ShardDataset(tiny_dataset, None)
+    whole.starts_s = [1.5 * number for number in range(56)]
     assert len(whole) == 56
     for number in (0, 12, 13, 55):  # both ends of a shard
         expected = tiny_sample(number, f"r{number // 2:03d}", "s")
@@ -38,6 +39,7 @@ def test_examples_are_what_was_written(tiny_dataset):
         pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in expected.frames]
         np.testing.assert_array_equal(example.frames, np.stack(pictures))
         assert example.frame_valid.tolist() == [True] * 4
+        assert example.start_s == 1.5 * number
         assert example.sample == number
     assert whole.example(0).recording == whole.example(1).recording != whole.example(2).recording
 
@@ -97,7 +99,7 @@ def test_damage_names_shard_and_key(copied):
 
     path.write_bytes(raw)
     damaged = bytearray(raw)
-    damaged[int(dataset._offset[14]) + 3] ^= 4
+    damaged[dataset.index.span(14)[0] + 3] ^= 4
     path.write_bytes(damaged)
     message = fails(dataset, 14)
     assert "00001.tar" in message
@@ -106,8 +108,8 @@ def test_damage_names_shard_and_key(copied):
 
     # A flipped bit of a reading or of a picture still decodes: only the checksum tells.
     for place in (
-        raw.index(b"NUMPY", int(dataset._offset[14])) + 400,
-        int(dataset._offset[14] + dataset._size[14]) - 600,
+        raw.index(b"NUMPY", dataset.index.span(14)[0]) + 400,
+        sum(dataset.index.span(14)) - 600,
     ):
         damaged = bytearray(raw)
         damaged[place] ^= 1
@@ -118,7 +120,7 @@ def test_damage_names_shard_and_key(copied):
 
     # Datasets without checksums: what does not decode is named all the same.
     reindex(copied, lambda rows: [{**row, "crc32": None} for row in rows])
-    picture = raw.index(b"\xff\xd8\xff", int(dataset._offset[14]))
+    picture = raw.index(b"\xff\xd8\xff", dataset.index.span(14)[0])
     path.write_bytes(raw[:picture] + bytes(200) + raw[picture + 200 :])
     message = fails(ShardDataset(copied, None), 14)
     assert "JPEG" in message
@@ -131,8 +133,8 @@ def test_a_missing_shard_is_named(copied):
 
 
 def test_an_index_that_tells_of_another_sample_than_the_shard_holds(copied):
-    # As after a shard was swapped for another whose samples have the same sizes.
-    reindex(copied, lambda rows: [*rows[:13], {**rows[13], "key": "other-000013"}, *rows[14:]])
+    # As after a shard was swapped for another whose samples have the same sizes, in a dataset without checksums.
+    reindex(copied, lambda rows: [*rows[:13], {**rows[13], "key": "other-000013", "crc32": None}, *rows[14:]])
     message = fails(ShardDataset(copied, None), 13)
     assert "00001.tar" in message
     assert "holds r006-000013 where the index says other-000013" in message
@@ -161,14 +163,14 @@ def test_offsets_outside_the_shard_are_errors(copied):
 
 
 def test_windows_that_fail_a_quality_gate_are_left_out(copied):
-    before = ShardDataset(copied, "train")
+    before = set(ShardDataset(copied, "train").keys)
     rows = pq.read_table(copied / INDEX_NAME).to_pylist()
     for row in rows[3:6]:
         row["verdict"] = "video_black"
     rewrite_index(copied, rows)
     dataset = ShardDataset(copied, "train")
     assert dataset.num_gated == 3
-    assert set(before.keys) - set(dataset.keys) == {row["key"] for row in rows[3:6]}
+    assert before - set(dataset.keys) == {row["key"] for row in rows[3:6]}
     for row in rows:
         row["verdict"] = "video_black"
     rewrite_index(copied, rows)
@@ -180,3 +182,10 @@ def test_an_index_of_another_dataset_is_refused(copied):
     (copied / INDEX_NAME).write_bytes((copied / INDEX_NAME).read_bytes() + b"\0")
     with pytest.raises(UserError, match=r"index\.parquet: is not that of dataset\.json"):
         ShardDataset(copied, "train")
+
+
+def test_a_damaged_sample_is_named_by_its_number_where_the_index_has_been_replaced_meanwhile(copied):
+    dataset = ShardDataset(copied, None)
+    reindex(copied, lambda rows: [{**row, "weight": 0.5} for row in rows])
+    (copied / "00001.tar").write_bytes(b"")
+    assert "sample number 14" in fails(dataset, 14)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal as signals
 import subprocess
 import sys
 import time
@@ -39,6 +41,29 @@ def same(a: Batch, b: Batch) -> bool:
 
 def joined(parts: list[Batch]) -> Batch:
     return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def test_frames_are_drawn_by_chunk_in_training_and_fixed_in_evaluation(tiny_dataset, whole):
+    stored, dataset = ShardDataset(tiny_dataset, "train"), ShardDataset(tiny_dataset, "train", num_frames=2)
+    assert (stored.num_frames, dataset.num_frames) == (4, 2)
+    config = DataConfig(path=str(tiny_dataset), batch_size=8, num_workers=0, augment=NO_AUGMENTATION, num_frames=2)
+    parts = list(islice(training_stream(dataset, config, 5, 0, 1, 0, False), STEPS))
+    drawn: dict[int, list[tuple[int, ...]]] = {}
+    for batch in parts:
+        assert batch.frames.shape == (8, 2, 16, 16, 3)
+        for sample, frames in zip(batch.sample.tolist(), batch.frames.numpy(), strict=True):
+            pictures = stored.example(sample).frames
+            places = tuple(next(i for i in range(4) if np.array_equal(frame, pictures[i])) for frame in frames)
+            assert places[0] in (0, 1)
+            assert places[1] in (2, 3)
+            drawn.setdefault(sample, []).append(places)
+    assert {places for several in drawn.values() for places in several} == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert sum(a != b for a, b in (several for several in drawn.values() if len(several) == 2)) > 10  # of 28, by epoch
+    assert all(map(same, islice(training_stream(dataset, config, 5, 0, 1, 4, False), 2), parts[4:6]))
+    [held_out] = evaluation_batches(dataset, [3, 7], 2, ConditionConfig())
+    assert np.array_equal(held_out.frames[1], stored.example(7).frames[[1, 3]])
+    with pytest.raises(UserError, match="5 frames of a window are asked for, 4 are stored"):
+        ShardDataset(tiny_dataset, "train", num_frames=5)
 
 
 def change_recordings(folder, change) -> None:
@@ -102,7 +127,7 @@ def test_evaluation_is_unaugmented_in_order_and_may_end_short(tiny_dataset):
     assert torch.equal(parts[1].imu[0], torch.from_numpy(dataset.example(7).imu))
 
 
-NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, crop_area=1.0, brightness=0.0)
 TYPICAL = [9.80665] * 3 + [3.0] * 3  # m/s^2 and rad/s: what towers divide by
 
 
@@ -168,7 +193,7 @@ def test_a_damaged_sample_stops_the_stream_with_shard_and_key(tiny_dataset, tmp_
     raw[5] ^= 1
     (copied / "00001.tar").write_bytes(raw)
     with pytest.raises(ValueError, match=r"00001\.tar: sample r006-000013: checksum differs") as caught:
-        batches(copied, num_workers=num_workers)
+        batches(copied, num_workers=num_workers, max_corrupt=0)
     assert "\n" not in str(caught.value)
 
 
@@ -204,24 +229,54 @@ def test_workers_outlive_the_signals_of_a_time_limit(tiny_dataset, whole):
 
 
 HUNG = """
-import sys, time
+import os, sys
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import DataConfig, training_stream
 
-class Hung(ShardDataset):
-    def example(self, sample):
-        time.sleep(1000)
-
-stream = training_stream(Hung(sys.argv[1], "train"), DataConfig(batch_size=8, timeout_s=0.5), 0, 0, 1, 0, False)
-next(stream)
+config = DataConfig(batch_size=8, timeout_s=1.0, num_workers=int(sys.argv[2]))
+stream = training_stream(ShardDataset(sys.argv[1], "train"), config, 0, 3, 4, 0, False)
+while True:
+    next(stream)
 """
 
 
 @pytest.mark.slow
-def test_storage_that_hangs_ends_the_process_within_the_time_limit(tiny_dataset):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_storage_that_hangs_ends_the_process_and_says_what_was_read(tiny_dataset, tmp_path, num_workers):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    (copied / "00001.tar").unlink()
+    os.mkfifo(copied / "00001.tar")  # to open it takes for ever, as files of a server that is gone do
     # Ending includes the worker, which does not answer: Python waits for its children at exit.
     run = subprocess.run(
-        [sys.executable, "-c", HUNG, str(tiny_dataset)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", HUNG, str(copied), str(num_workers)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert run.returncode == 1
-    assert "timed out after 0.5 seconds" in run.stderr
+    assert re.fullmatch(
+        r"RuntimeError: rank 3: no batch within 1 s \(data\.timeout_s\): worker [01] has been reading"
+        r" \S*/copy/00001\.tar: sample r0\d\d-0000\d\d for 1 s",
+        run.stderr.splitlines()[-1],
+    ), run.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_named_with_what_it_read(tiny_dataset):
+    before = set(children())
+
+    class Slow(ShardDataset):
+        def read(self, *arguments):
+            time.sleep(0.2)
+            return super().read(*arguments)
+
+    config = DataConfig(path=str(tiny_dataset), batch_size=8, num_workers=1)
+    stream = training_stream(Slow(tiny_dataset, "train"), config, 5, 2, 4, 0, False)
+    next(stream)
+    [worker] = set(children()) - before
+    os.kill(worker, signals.SIGKILL)
+    with pytest.raises(
+        RuntimeError, match=r"rank 2: DataLoader worker .* worker 0 has been reading \S*\.tar: sample r"
+    ):
+        list(stream)

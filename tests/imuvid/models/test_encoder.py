@@ -19,6 +19,7 @@ from imuvid.models.encoder import Encoder, EncoderConfig, load_encoder, random_e
 from imuvid.models.imu_cnn import ImuCnnConfig
 from imuvid.models.imu_patchtst import ImuPatchTSTConfig
 from imuvid.models.towers import ImuTowerConfig
+from tests.imuvid.models.small import IMU, THIS, imu_tower, window
 
 TOWERS = {
     "cnn": ImuTowerConfig(kind="cnn", cnn=ImuCnnConfig(channels=[4, 6], kernel_sizes=[5, 3])),
@@ -27,6 +28,13 @@ TOWERS = {
         patchtst=ImuPatchTSTConfig(context_length=40, d_model=16, num_layers=1, num_heads=2, ffn_dim=16),
     ),
 }
+
+KINDS = list(IMU)
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch):
+    monkeypatch.setenv("IMUVID_TRUSTED_FACTORIES", f"{THIS}:Series")
 
 
 def config_of(kind: str) -> EncoderConfig:
@@ -205,3 +213,49 @@ def test_weights_of_a_pretrained_start_are_not_asked_for_again(tmp_path):
     loaded = load_encoder(tmp_path)
     assert loaded.config.tower.patchtst.weights is None
     assert random_encoder(loaded.config, 0).feature_dim == loaded.feature_dim
+
+
+def test_a_probe_leaves_a_loaded_encoder_as_it_is(tmp_path):
+    """Buffers included, whatever mode the model around it is put into: the paper's code changed 12 of them."""
+    for kind in KINDS:
+        config = EncoderConfig(IMU[kind], imu_rate_hz=25.0, window_s=2.0)
+        save_encoder(tmp_path / kind, config, imu_tower(kind).state_dict())
+        encoder = load_encoder(tmp_path / kind)
+        before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        imu, valid = window(batch=8)
+        features = encoder(imu, valid)
+        model = torch.nn.Sequential(torch.nn.Linear(encoder.feature_dim, 2))
+        model.add_module("encoder", encoder)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        for _ in range(3):
+            model.train()
+            loss = model[0](encoder(imu, valid)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert torch.equal(encoder(imu, valid), features), kind
+        assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items()), kind
+
+
+def test_an_unfrozen_encoder_is_trained(tmp_path):
+    for kind in KINDS:
+        config = EncoderConfig(IMU[kind], imu_rate_hz=25.0, window_s=2.0)
+        tower = imu_tower(kind)
+        save_encoder(tmp_path / kind, config, tower.state_dict())
+        encoder = load_encoder(tmp_path / kind)
+        encoder.freeze(False)
+        assert encoder.training
+        trained = {name for name, p in encoder.tower.named_parameters() if p.requires_grad}
+        assert trained == {name for name, p in tower.named_parameters() if p.requires_grad}, kind
+
+
+def test_code_that_a_file_names_is_run_only_where_the_user_names_it(tmp_path, monkeypatch):
+    config = EncoderConfig(IMU["external"], imu_rate_hz=25.0, window_s=2.0)
+    save_encoder(tmp_path, config, imu_tower("external").state_dict())
+    imu, valid = window()
+    monkeypatch.delenv("IMUVID_TRUSTED_FACTORIES")
+    assert "built by 'tests.imuvid.models.small:Series', which is code" in refused(tmp_path)
+    monkeypatch.setenv("IMUVID_TRUSTED_FACTORIES", "os:system")
+    assert "IMUVID_TRUSTED_FACTORIES=tests.imuvid.models.small:Series" in refused(tmp_path)
+    monkeypatch.setenv("IMUVID_TRUSTED_FACTORIES", "a.b:c,tests.imuvid.models.small:Series")
+    assert torch.equal(load_encoder(tmp_path)(imu, valid), imu_tower("external")(imu, valid))

@@ -18,12 +18,14 @@ from imuvid.errors import UserError
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.daphnet import DaphnetConfig
 from imuvid.ood.datasets.hapt import HAPTConfig
+from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
 from imuvid.ood.job import EvaluationResult, evaluate
 from imuvid.ood.predictions import read_predictions
 from imuvid.ood.protocols import ProtocolConfig
 from imuvid.ood.summary import summarise
 from tests.imuvid.ood.fakes import make_sample, write_daphnet, write_encoder, write_hapt, write_shards
+from tests.imuvid.ood.test_public_readers import write
 
 CONFIGS = Path(__file__).parents[3] / "configs/ood"
 
@@ -203,7 +205,10 @@ def test_pretrained_test_subjects_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datasets": ["hapt", "pamap2"]}, "'pamap2' is unknown: choose from hapt, daphnet, shards"),
+        (
+            {"datasets": ["hapt", "pamap"]},
+            "'pamap' is unknown: choose from hapt, daphnet, spar, shards, generic",
+        ),
         ({"datasets": []}, "datasets is empty"),
         ({"shots": [0]}, "must be at least 1"),
         ({"device": "tpu"}, "device=tpu"),
@@ -213,6 +218,18 @@ def test_wrong_settings_give_one_line(result, tmp_path, changes, message):
     root = result.out.parents[2]
     with pytest.raises(UserError, match=message):
         evaluate(root / "run/checkpoints/step-00000100", small(root, out=str(tmp_path), **changes))
+
+
+def test_a_public_data_set_is_scored_and_its_notes_reach_the_report(tmp_path):
+    write("dsads", tmp_path / "dsads", subjects=3)
+    settings = PublicConfig(str(tmp_path / "dsads"), partial=True)
+    config = small(tmp_path, datasets=["dsads"], dsads=settings, shots=[1])
+    report = evaluate(write_encoder(tmp_path / "run"), config).report["datasets"]["dsads"]
+    assert report["data"]["positions"] == ["right_wrist"]
+    assert report["data"]["licence"] == "CC BY 4.0"
+    notes = " ".join(report["notes"])
+    assert "was not tried on the published files" in notes
+    assert "only 3 of the 8 published people are there" in notes
 
 
 def test_an_encoder_outside_a_run_needs_a_folder_for_the_report(result, tmp_path):

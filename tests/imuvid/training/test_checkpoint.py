@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from imuvid.errors import UserError
-from imuvid.training.checkpoint import (
-    StreamState,
-    latest_checkpoint,
-    manifest_problem,
-    read_stream_state,
-    save_checkpoint,
-)
+from imuvid.manifest import manifest_problem
+from imuvid.training.checkpoint import StreamState, find_checkpoint, read_stream_state
+from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_staging
 from tests.ranks import run_ranks
 
 
@@ -24,9 +21,8 @@ def state(step: int) -> StreamState:
     return StreamState(step=step, samples_seen=8 * step, seed=1, batch_size=8, fingerprint="f")
 
 
-def write_engine(folder: Path) -> None:
-    (folder / "state").mkdir()
-    (folder / "state" / "weights.pt").write_bytes(bytes(range(256)) * 8)
+def write_engine(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 8)
 
 
 def write_encoder(folder: Path) -> None:
@@ -34,8 +30,14 @@ def write_encoder(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"encoder")
 
 
-def save(folder: Path, step: int, keep: int = 3, engine=write_engine) -> Path:
-    return save_checkpoint(folder, state(step), engine, write_encoder, keep)
+def save(folder: Path, step: int, keep: int = 3, engine=write_engine, keep_every: int = 0) -> Path:
+    writer = CheckpointWriter(folder, keep, keep_every)
+    writer.start(state(step), {"engine/weights.pt": engine, "encoder": write_encoder})
+    return writer.finish()
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    return find_checkpoint(folder)[0]
 
 
 def steps(folder: Path) -> list[int]:
@@ -52,7 +54,7 @@ def test_what_is_written_is_found_again(tmp_path):
     assert {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()} == {
         "MANIFEST.json",
         "stream.json",
-        "engine/state/weights.pt",
+        "engine/weights.pt",
         "encoder/model.safetensors",
     }
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000007"]
@@ -64,6 +66,33 @@ def test_the_newest_stay(tmp_path):
     assert steps(tmp_path) == [11, 12]
 
 
+def test_those_of_round_steps_stay_too(tmp_path):
+    for step in (5, 10, 15, 20, 25, 30, 35):
+        save(tmp_path, step, keep=2, keep_every=10)
+    assert steps(tmp_path) == [10, 20, 30, 35]
+
+
+def test_the_caller_goes_on_while_it_is_written(tmp_path):
+    older = save(tmp_path, 10)
+    may_write = threading.Event()
+    writer = CheckpointWriter(tmp_path, 3)
+
+    def slow(path: Path) -> None:
+        assert may_write.wait(30)
+        path.write_bytes(b"late")
+
+    writer.start(state(20), {"engine/weights.pt": slow, "encoder": write_encoder})
+    assert writer.pending
+    assert writer.writing
+    assert latest_checkpoint(tmp_path) == older
+    may_write.set()
+    assert latest_checkpoint(tmp_path) == older  # none publishes it but finish
+    newer = writer.finish()
+    assert not writer.pending
+    assert latest_checkpoint(tmp_path) == newer
+    assert (newer / "engine/weights.pt").read_bytes() == b"late"
+
+
 def flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -71,10 +100,10 @@ def flip(path: Path) -> None:
 
 
 DAMAGES = {
-    "bit flip": lambda c: flip(c / "engine/state/weights.pt"),
-    "truncation": lambda c: os.truncate(c / "engine/state/weights.pt", 9),
+    "bit flip": lambda c: flip(c / "engine/weights.pt"),
+    "truncation": lambda c: os.truncate(c / "engine/weights.pt", 9),
     "growth": lambda c: (c / "encoder/model.safetensors").write_bytes(b"encoder and more"),
-    "missing file": lambda c: (c / "engine/state/weights.pt").unlink(),
+    "missing file": lambda c: (c / "engine/weights.pt").unlink(),
     "stream.json": lambda c: (c / "stream.json").write_text("{}"),
     "no manifest": lambda c: (c / "MANIFEST.json").unlink(),
     "empty manifest": lambda c: (c / "MANIFEST.json").write_text(""),
@@ -93,7 +122,7 @@ def test_damage_is_found_and_the_older_sound_one_is_taken(tmp_path, damage):
     assert problem
     assert str(newer) in problem
     assert "\n" not in problem
-    assert latest_checkpoint(tmp_path) == older
+    assert find_checkpoint(tmp_path) == (older, [problem])
     damage(older)
     assert latest_checkpoint(tmp_path) is None
 
@@ -153,6 +182,8 @@ def test_an_interrupted_write_leaves_the_previous_one(tmp_path, kind):
         assert "\n" not in str(caught.value)
     assert steps(tmp_path) == [10]
     assert latest_checkpoint(tmp_path) == older
+    if kind is Killed:
+        clear_staging(tmp_path)  # as the next start does
     save(tmp_path, 21)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010", "step-00000021"]
 
@@ -163,6 +194,7 @@ def test_killed_between_any_two_calls_to_the_disk(tmp_path, monkeypatch, call):
     older = save(tmp_path, 10)
     allowed = 0
     while True:
+        clear_staging(tmp_path)  # as each start does
         calls[0] = 0
 
         def stops(*args, allowed=allowed):
@@ -189,7 +221,7 @@ def test_killed_between_any_two_calls_to_the_disk(tmp_path, monkeypatch, call):
 
 def test_where_nothing_can_be_written_is_one_line(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(OSError, match="step-00000001 could not be started: rank 0") as caught:
+    with pytest.raises(OSError, match="step-00000001 could not be written: rank 0") as caught:
         save(tmp_path / "checkpoints", 1)
     assert "\n" not in str(caught.value)
 
@@ -205,7 +237,7 @@ def test_a_full_disk_is_one_line_and_the_previous_one_stays(tmp_path):
         older = save(small, 10)
 
         def large(folder: Path) -> None:
-            (folder / "weights.pt").write_bytes(bytes(1 << 20))
+            folder.write_bytes(bytes(1 << 20))
 
         with pytest.raises(OSError, match=r"step-00000020 could not be written.*No space left"):
             save(small, 20, engine=large)
@@ -223,22 +255,21 @@ def test_a_damaged_stream_state_is_a_users_line(tmp_path, text):
 
 
 def on_rank(rank: int, folder: str) -> list[str]:
-    def fails_on_one(engine: Path) -> None:
-        (engine / f"part-{rank}").write_text("part")
+    def fails_on_one(path: Path) -> None:
+        path.write_text("part")
         if rank == 1:
             raise OSError(28, "No space left on device")
 
-    def writes_part(engine: Path) -> None:
-        (engine / f"part-{rank}").write_text("part")
-
-    def encoder(path: Path) -> None:
-        if rank == 0:
-            write_encoder(path)
+    def writes_part(path: Path) -> None:
+        path.write_text("part")
 
     outcomes = []
+    writer = CheckpointWriter(Path(folder), 3)
     for step, engine in ((1, writes_part), (2, fails_on_one)):
+        parts: Parts = {f"engine/part-{rank}": engine}
+        writer.start(state(step), parts | ({} if rank else {"encoder": write_encoder}))
         try:
-            outcomes.append(save_checkpoint(Path(folder), state(step), engine, encoder, 3).name)
+            outcomes.append(writer.finish().name)
         except OSError as error:
             outcomes.append(str(error))
     return outcomes

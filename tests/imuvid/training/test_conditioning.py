@@ -9,7 +9,7 @@ from imuvid.models.encoder import load_encoder
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.shards import ShardsConfig
 from imuvid.ood.job import evaluate
-from imuvid.training.checkpoint import latest_checkpoint
+from imuvid.training.checkpoint import find_checkpoint
 from tests.imuvid.training.test_run import Run, lines_of
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -27,7 +27,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tiny_dataset, tmp_path):
     code, _, errors = run.end()
     assert (code, errors) == (0, "")
     assert len(lines_of(run.folder, "val")) == 1
-    checkpoint = latest_checkpoint(run.folder / "checkpoints")
+    checkpoint = find_checkpoint(run.folder / "checkpoints")[0]
     assert checkpoint is not None
     assert load_encoder(checkpoint).config.condition == ConditionConfig(5, "recording")
     others = write_tiny_dataset(tmp_path / "others", people="o")

@@ -29,18 +29,20 @@ def test_rate_and_wait_are_of_the_stretch():
         clock.pass_s(wait)
         timer.got(64)
         clock.pass_s(work)
-    assert timer.figures() == pytest.approx({"samples_per_s": 128 / 8, "data_wait_share": 1.5 / 8})
+    assert timer.samples_per_s() == pytest.approx(128 / 8)
+    assert timer.waits() == pytest.approx([1.5 / 8, 1.0, 0.0])
     clock.pass_s(60)  # a validation, say
     timer.reset()
     timer.waiting()
     timer.got(64)
     clock.pass_s(2)
-    assert timer.figures() == pytest.approx({"samples_per_s": 32, "data_wait_share": 0.0})
+    assert timer.samples_per_s() == pytest.approx(32)
+    assert timer.waits() == pytest.approx([0.0, 0.0, 0.0])
 
 
 def test_no_time_at_all_is_no_division_by_zero():
     timer = StepTimer(Clock())
-    assert all(map(math.isfinite, timer.figures().values()))
+    assert all(map(math.isfinite, [timer.samples_per_s(), *timer.waits()]))
 
 
 def log(folder, first_step: int, *lines: tuple[int, float]) -> None:

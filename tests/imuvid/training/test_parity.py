@@ -39,6 +39,8 @@ def make_batch() -> Batch:
         frame_valid=torch.ones(BATCH, 4, dtype=torch.bool),
         recording=torch.tensor([0, 1, 2, 3, 3, 4, 5, 0]),  # 3 and 0 lie on both ranks
         sample=torch.arange(BATCH),
+        start_s=torch.arange(BATCH, dtype=torch.float64),
+        skipped=torch.full((BATCH, 2), -1),
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 from imuvid import config as configs
 from imuvid.data.format import DATASET_NAME, INDEX_NAME, read_recordings
 from imuvid.errors import UserError
-from imuvid.training.checkpoint import StreamState, save_checkpoint
+from imuvid.training.checkpoint import StreamState
+from imuvid.training.checkpoint_writer import CheckpointWriter
 from imuvid.training.config import PretrainConfig
 from imuvid.training.start import check_run_folder, check_start
 from tests.tiny_dataset import rewrite_index, rewrite_recordings
@@ -47,6 +48,10 @@ def test_a_sound_start_gives_both_splits(tiny_dataset):
         ("name=../a", ["name=../a"]),
         ("name=..", ["name=.."]),
         ("model.objective.kind=clip", ["'clip'", "sigmoid", "infonce"]),
+        ("model.objective.masked.share=1", ["model.objective.masked.share=1", "between 0 and 1"]),
+        ("model.objective.extra={nt_xent: -1}", ["objective.extra.nt_xent", "above 0"]),
+        ("engine.micro_batch_size=-1", ["engine.micro_batch_size=-1"]),
+        ("engine.micro_batch_size=2", ["engine.micro_batch_size", "batch normalisation"]),
         ("model.imu_tower.kind=rnn", ["'rnn'", "cnn", "patchtst"]),
         ("model.video_tower.kind=rnn", ["'rnn'", "cnn", "videomae"]),
         ("model.imu_tower.cnn.channels=[4]", ["imu_tower.cnn", "channels"]),
@@ -69,6 +74,13 @@ def test_what_does_not_fit_is_refused(tiny_dataset, word, parts):
     message = refused(check_start, config_of(tiny_dataset, word), 4)
     for part in parts:
         assert part in message
+
+
+def test_a_second_view_is_not_turned_where_readings_have_lost_their_units(tiny_dataset):
+    words = ["model.objective.kind=nt_xent", "data.condition.normalise=window"]
+    message = refused(check_start, config_of(tiny_dataset, *words), 4)
+    assert "model.objective.second_view.rotate" in message
+    check_start(config_of(tiny_dataset, *words, "model.objective.second_view.rotate=false"), 4)
 
 
 def test_a_dataset_without_video_is_refused(tiny_dataset, tmp_path):
@@ -103,19 +115,45 @@ def leave_run(folder, config: PretrainConfig, fingerprint: str) -> None:
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(configs.to_yaml(config))
     state = StreamState(step=3, samples_seen=24, seed=0, batch_size=8, fingerprint=fingerprint)
-    save_checkpoint(run / "checkpoints", state, lambda _: None, lambda path: path.mkdir(), 2)
+    writer = CheckpointWriter(run / "checkpoints", 2)
+    writer.start(state, {})
+    writer.finish()
 
 
 def test_a_run_is_gone_on_with_only_as_it_was_begun(tiny_dataset, tmp_path):
     config = config_of(tiny_dataset, f"runs_dir={tmp_path}")
-    assert check_run_folder(config, "f") is None
+    assert check_run_folder(config, "f") == (None, [])
     leave_run(tmp_path, config, "f")
-    found = check_run_folder(config, "f")
+    found, problems = check_run_folder(config, "f")
+    assert problems == []
     assert found == tmp_path / "a" / "checkpoints" / "step-00000003"
     free = config_of(tiny_dataset, f"runs_dir={tmp_path}", "data.num_workers=3", "train.log_every_steps=1")
-    assert check_run_folder(free, "f") == found
+    assert check_run_folder(free, "f") == (found, [])
     other = config_of(tiny_dataset, f"runs_dir={tmp_path}", "optimizer.lr=1", "data.augment.crop_area=1")
     message = refused(check_run_folder, other, "f")
     assert "optimizer.lr" in message
     assert "data.augment.crop_area" in message
     assert "has changed since" in refused(check_run_folder, config, "g")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tiny_dataset, tmp_path):
+    config = config_of(tiny_dataset, f"runs_dir={tmp_path}")
+    leave_run(tmp_path, config, "f")
+    (tmp_path / config.name / "checkpoints/step-00000003/stream.json").write_text("{}")
+    message = refused(check_run_folder, config, "f")
+    assert "none of its 1 checkpoints is sound" in message
+    assert "stream.json: has 2 bytes instead of" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.imu_tower.kind=patchtst"], "patchtst: PatchTST was built for 250 samples, the window has 20"),
+        (["model.imu_tower.kind=cnn_gru"], "cnn_gru: a window of 20 samples is too short"),
+        (["model.imu_tower.kind=resnet"], "resnet.rate_hz=50, but the windows have 20 Hz: set"),
+        (["model.imu_tower.kind=resnet", "model.imu_tower.resnet.rate_hz=20"], "resnet: the window is too short"),
+    ],
+)
+def test_an_imu_tower_that_does_not_take_the_windows_is_refused(tiny_dataset, words, message):
+    words = ["name=a", f"data.path={tiny_dataset}", "data.batch_size=8", *words]
+    assert f"model.imu_tower.{message}" in refused(check_start, configs.load(PretrainConfig, None, words), 2)

@@ -1,0 +1,61 @@
+"""NT-Xent between two views of the IMU (SimCLR: Chen et al., ICML 2020, Equation 1), as CrossHAR and others use it.
+
+With unit embeddings z_1 ... z_2N of N windows in two views, j(i) the other view of i, and temperature tau,
+
+    L = -1/(2N) sum_i log [ exp(z_i . z_j(i) / tau) / sum_{k != i} exp(z_i . z_k / tau) ].
+
+The temperature is fixed. The embeddings come from a head of its own, Linear - ReLU - Linear as in SimCLR, so that what
+the views do not share may stay in the features. Windows without video take part.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imuvid.distributed import gather_batch, rank, share_of_mean
+from imuvid.objectives.objective import Objective, Widths
+from imuvid.objectives.views import Views, near
+
+
+@dataclass
+class NtXentConfig:
+    """The second view is made as ``second_view`` says."""
+
+    temperature: float = 0.2
+    """0.2 as in CrossHAR (Hong et al., 2024)."""
+    dim: int = 128
+    """Of the embeddings that are contrasted."""
+
+
+class NtXent(Objective):
+    """Contrast of two views of the IMU with the negatives of all ranks; [b, 2 W b] logits are kept for the backward."""
+
+    needs = frozenset({"imu_features", "second_features"})
+
+    def __init__(self, config: NtXentConfig, widths: Widths, margin_s: float):
+        super().__init__()
+        self.temperature, self.margin_s = config.temperature, margin_s
+        width = widths.imu_features
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.dim))
+
+    def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`Objective`."""
+        first, second = (F.normalize(self.head(x), dim=-1) for x in (views.imu_features, views.second_features))
+        everyone = torch.cat([gather_batch(first), gather_batch(second)])  # [2 W b, dim]
+        own = torch.arange(len(first), device=first.device) + rank() * len(first)
+        excluded = ~gather_batch(views.has_imu.long()).bool() | near(views, self.margin_s)  # [b, W b]
+        itself = F.one_hot(own, len(everyone) // 2).bool()
+        losses = []
+        for z, mask in (
+            (first, torch.cat([excluded | itself, excluded & ~itself], 1)),
+            (second, torch.cat([excluded & ~itself, excluded | itself], 1)),
+        ):
+            logits = (z @ everyone.T / self.temperature).masked_fill(mask, -math.inf)
+            target = own + (len(everyone) // 2 if z is first else 0)
+            losses.append(F.cross_entropy(logits, target, reduction="none"))
+        return share_of_mean(torch.cat(losses), views.has_imu.repeat(2)), {}
