@@ -16,6 +16,7 @@ ENERGON, STREAMING = "megatron-energon==7.4.1", "mosaicml-streaming==0.13.0"
 # What its reader imports. Pinned in its metadata are numpy < 2.2 and transformers < 5, which it imports for two names.
 WITH_STREAMING = ["numpy==2.1.3", "Brotli==1.2.0", "python-snappy==0.7.3", "cramjam", "xxhash", "zstd", "catalogue"]
 PACKAGES = {"energon": [ENERGON], "streaming": ["--no-deps", STREAMING, *WITH_STREAMING]}
+# Streaming imports torchvision for image data sets, which are not read here: a call of it is to fail.
 STUB = {
     "__init__.py": "",
     "datasets.py": "VisionDataset = object\n",

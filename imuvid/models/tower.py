@@ -33,7 +33,7 @@ class Tower(nn.Module):
 
     def encode(self, x: Tensor, valid: Tensor) -> Encoding:
         """Return features and tokens of windows and of what is valid in them; called by ``forward`` alone."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each tower has its own
 
     def forward(self, x: Tensor, valid: Tensor, with_tokens: bool = False) -> Any:
         """Return the features [B, feature_dim], or (features, tokens, token_valid) as in :class:`Encoding`."""

@@ -20,7 +20,7 @@ class Objective(nn.Module):
 
         The figures are scalars or of shape [1], without gradient.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each objective has its own
 
 
 @dataclass

@@ -122,6 +122,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     os.replace(partial, target)
                 if len(name.parts) == 1 and zipfile.is_zipfile(target):
                     unpack(target, folder)
+    # zipfile's answers to damage, to a compression that it does not know and to a password.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}): delete it and fetch again") from error
 

@@ -247,6 +247,7 @@ def read_zip(source: Path, content: bytes | None = None) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    # zipfile's answers to damage, to a compression that it does not know and to a password.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise UserError(f"{source}: cannot be read ({_short(error)}): {AGAIN}") from error
 

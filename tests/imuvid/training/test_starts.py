@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
@@ -20,6 +22,7 @@ def test_the_fourth_start_from_the_same_checkpoint_is_refused(tmp_path):
 def test_a_damaged_count_does_not_stop_a_run(tmp_path, content):
     (tmp_path / "starts.json").write_text(content)
     count_start(tmp_path, None)
+    assert json.loads((tmp_path / "starts.json").read_text()) == {"checkpoint": None, "starts": 1}
 
 
 def test_starts_that_end_in_order_do_not_count(tmp_path):
@@ -27,3 +30,4 @@ def test_starts_that_end_in_order_do_not_count(tmp_path):
         count_start(tmp_path, None)
         forget_starts(tmp_path)
     forget_starts(tmp_path)
+    assert not (tmp_path / "starts.json").exists()
