@@ -32,7 +32,7 @@ def test_who_is_late(signs, line):
 
 
 RANK = """
-import datetime, sys, time
+import datetime, os, sys, time, traceback
 import torch, torch.distributed as dist
 from imuvid.training.watchdog import Watchdog
 
@@ -45,17 +45,25 @@ dog = Watchdog(dist.PrefixStore("dog", first.clone()), rank, 2, 60)
 def lingers():
     while True:
         time.sleep(0.1)
-for step in range(3):
-    dog.enter("forward", step, 2)
-    if step == 2 and rank == 1 and what == "lingers":
-        lingers()
-    if step == 2 and rank == 1 and what == "stopped":
-        print("ready", flush=True)
-        time.sleep(600)
-    dist.all_reduce(torch.zeros(1))
-    time.sleep(0.5)
-dog.close()
-time.sleep(4)
+try:
+    for step in range(3):
+        dog.enter("forward", step, 2)
+        if step == 2 and rank == 1 and what == "lingers":
+            lingers()
+        if step == 2 and rank == 1 and what == "stopped":
+            print("ready", flush=True)
+            time.sleep(600)
+        dist.all_reduce(torch.zeros(1))
+        time.sleep(0.5)
+    dog.close()
+    time.sleep(4)
+except RuntimeError:
+    # The other rank ended first. A rank of the command line leaves in this way too: gloo's threads may abort a
+    # process that is taken down.
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)
+os._exit(0)
 """
 
 
