@@ -81,6 +81,7 @@ class Run:
         self._losses: list[float] = []
         self._figures: dict[str, Tensor] = {}
         self._lr = 0.0
+        self._overflows = 0
         self._look_at, self._stop_asked = 0.0, False
 
     def set_up(self) -> None:
@@ -145,11 +146,14 @@ class Run:
             self._lr = learning_rate(self.step, self.num_steps, self.config.optimizer)
             self.engine.backward_and_step(loss, self._lr)
             norm = self.engine.gradient_norm()
-            if norm is not None and not math.isfinite(norm):
+            if self.engine.overflowed:
+                self.engine.restore_buffers()
+                self._overflows += 1
+            elif norm is not None and not math.isfinite(norm):
                 verdict = self.guard.judge(self.step, agreed.loss, gradient_is_finite=False)
             self._losses.append(agreed.loss)
         elif loss is not None:
-            self.engine.restore_buffers()
+            self.engine.discard()
         if verdict is not Verdict.STEP and self.journal:
             self.journal.bad_step(self.step, self.guard.state.bad)
         self._first_step = False
@@ -201,12 +205,20 @@ class Run:
             "data_wait_longest_s": waits[1].item(),
             "checkpoint_share": waits[2].item(),
             "bad_steps": float(len(self.guard.state.bad)),
+            **self._scale_figures(),
             **self.damage.figures(),
             **({"gradient_norm": norm} if norm is not None else {}),
         }
         self.journal.training(self.step, self.num_steps, losses, self._lr, self._figures, more)
         if news := self.damage.news():
             self.journal.say(f"step {self.step}  {news}")
+
+    def _scale_figures(self) -> dict[str, float]:
+        """Of fp16: the loss scale, and the steps since the last line that it was too high for."""
+        if self.engine.loss_scale is None:
+            return {}
+        overflows, self._overflows = self._overflows, 0
+        return {"loss_scale": self.engine.loss_scale.value, "overflows": float(overflows)}
 
     def validate(self) -> dict[str, float] | None:
         """Retrieval on the held-out windows; None where a signal came before it was through."""

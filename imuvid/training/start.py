@@ -21,13 +21,15 @@ from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, without_weigh
 from imuvid.models.two_tower import TwoTower
 from imuvid.training.checkpoint import find_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
-from imuvid.training.engine import resolve_dtype
-from imuvid.training.grad_cache import check_cacheable
+from imuvid.training.engine import check_engine, resolve_dtype
+from imuvid.training.optimisation import SCHEDULES
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
 FREE_TO_CHANGE |= {
     "engine.zero_stage",
+    "engine.offload",
+    "engine.activation_checkpointing",
     "engine.step_timeout_s",
     "data.read_ahead",
     "data.cache_dir",
@@ -49,6 +51,12 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     if config.data.batch_size % world:
         raise UserError(
             f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
+        )
+    if config.data.batch_size // world % config.engine.accumulate:
+        raise UserError(
+            f"engine.accumulate={config.engine.accumulate}: the {config.data.batch_size // world} windows of a rank"
+            " cannot be parted so: choose a divisor of it (each part has the negatives of its own windows alone;"
+            " engine.micro_batch_size saves memory with those of the whole batch)"
         )
     train = open_split(config.data, config.data.train_split)
     held_out = open_split(config.data, config.data.val_split)
@@ -81,8 +89,7 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
         two_tower = TwoTower(model, dtype)
         _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
     _check_objective(config, two_tower.objective.needs, len(train.info.positions))
-    if config.engine.micro_batch_size:
-        check_cacheable(two_tower)
+    check_engine(config.engine, two_tower)
     return train, held_out
 
 
@@ -143,7 +150,14 @@ def _check_settings(config: PretrainConfig) -> None:
         ("data.augment.shift_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
+        ("optimizer.schedule", lambda name: name in SCHEDULES, f"must be {', '.join(SCHEDULES)}"),
+        ("optimizer.decay_share", lambda share: 0 < share <= 1, "must be above 0, and at most 1"),
+        ("optimizer.warmup_share", lambda share: 0 <= share <= 1, "must be between 0 and 1"),
+        ("optimizer.final_lr_share", lambda share: 0 <= share <= 1, "must be between 0 and 1"),
+        ("optimizer.layer_decay", lambda share: 0 < share <= 1, "must be above 0, and at most 1"),
+        ("optimizer.grad_clip", lambda norm: norm >= 0, "must be 0 or more"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.accumulate", lambda parts: parts >= 1, "must be at least 1"),
         ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
