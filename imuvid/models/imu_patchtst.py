@@ -82,7 +82,7 @@ class ImuPatchTST(Tower):
 
     def stack(self) -> list[nn.Module]:
         """Return the transformer's layers."""
-        return list(self.model.encoder.layers)
+        return list(self.model.get_submodule("encoder.layers").children())
 
     def encode(self, imu: Tensor, valid: Tensor) -> Encoding:
         """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features and one token a patch, 6 d_model wide.

@@ -24,6 +24,7 @@ from imuvid.training.engine_state import EngineState, Snapshot
 from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.loss_scale import LossScale
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
+from imuvid.training.phases import Phases
 from imuvid.training.recompute import check_recomputable, recompute_layers
 
 
@@ -50,6 +51,9 @@ class EngineConfig:
     """Compute the layers of transformer towers again in the backward instead of keeping their activations."""
     compile: bool = False
     """Compile the towers (torch.compile): minutes at each start, faster steps. Not with ZeRO 3."""
+    peak_tflops: float = 0.0
+    """Operations that a device can do a second, in units of 10^12, for model FLOPs utilisation; 0 looks it up by the
+    name of the GPU."""
     timeout_s: float = 600.0
     """Longest wait for the other ranks, at start-up, in validation and saving, and in every collective."""
     step_timeout_s: float = 180.0
@@ -157,6 +161,7 @@ class Engine:
         optimizer: AdamW's settings.
         device: of this rank.
         local_batch_size: windows a step on this rank.
+        phases: where the time of the steps is summed up.
     """
 
     def __init__(
@@ -166,11 +171,13 @@ class Engine:
         optimizer: OptimizerConfig,
         device: torch.device,
         local_batch_size: int,
+        phases: Phases | None = None,
     ):
         deepspeed = _import_deepspeed()
         check_engine(config, model)
         self._deepspeed = deepspeed
         self.device = device
+        self._phases = phases or Phases(device)
         self._stage, self._accumulate = config.zero_stage, config.accumulate
         self._micro_batch_size = config.micro_batch_size
         self._clip = optimizer.grad_clip or math.inf
@@ -215,6 +222,7 @@ class Engine:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model, optimizer=adamw, config=settings, dist_init_required=False
             )
+        self._first_micro_step = getattr(self.optimizer, "micro_step_id", 0)
         self._tell_loss_scale()
         if config.compile:
             for tower in (module for module in model.modules() if isinstance(module, Tower)):
@@ -260,17 +268,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         self.backward(loss)
-        if self._stage == 0:
-            self._norm = self._clip_unsharded()
-            if math.isfinite(self._norm):
-                self.engine.step()
-            else:
-                self.engine.zero_grad()
-        else:
-            self.engine.step()
-            # DeepSpeed says -1 where it is not finite.
-            norm = float(self.engine.get_global_grad_norm())
-            self._norm = norm if math.isfinite(norm) and norm >= 0 else math.nan
+        with self._phases.phase("optimizer"):
+            self._norm = self._step()
         if self.loss_scale is not None:
             self.overflowed = self.loss_scale.update(overflow=not math.isfinite(self._norm))
             self._tell_loss_scale()
@@ -280,28 +279,35 @@ class Engine:
         if self._cached is not None:
             self._collect()
         self._backward_part(loss, last=True)
-        self._end_collecting()
+        with self._phases.phase("backward"):
+            self._end_collecting()
 
     def discard(self) -> None:
         """Undo the last :meth:`forward`: no gradient of it is left, and the buffers are as at :meth:`keep_buffers`."""
         self._cached = None
         self.engine.zero_grad()
-        self._end_collecting()
+        if self._collecting is not None:
+            self._end_collecting()
+            self.optimizer.zero_grad()
+            # Otherwise the gradients of the next step would be added to those of the last good one.
+            self.optimizer.micro_step_id = self._first_micro_step
         self.restore_buffers()
 
     def _forward_part(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if not self._micro_batch_size:
-            return self.engine(batch)
-        self._cached = CachedForward(self.engine, self.module.views, batch, self._micro_batch_size)
-        return self._cached.loss, self._cached.figures
+        with self._phases.phase("forward"):
+            if not self._micro_batch_size:
+                return self.engine(batch)
+            self._cached = CachedForward(self.engine, self.module.views, batch, self._micro_batch_size)
+            return self._cached.loss, self._cached.figures
 
     def _backward_part(self, loss: Tensor, last: bool) -> None:
         cached, self._cached = self._cached, None
-        if cached is None:
-            self._differentiate(loss, last)
-        else:
-            scale = self.loss_scale.value if self.loss_scale else 1.0
-            cached.backward(loss, lambda value, end: self._differentiate(value, last and end), scale)
+        with self._phases.phase("backward"):
+            if cached is None:
+                self._differentiate(loss, last)
+            else:
+                scale = self.loss_scale.value if self.loss_scale else 1.0
+                cached.backward(loss, lambda value, end: self._differentiate(value, last and end), scale)
 
     def _differentiate(self, value: Tensor, last: bool) -> None:
         """Add the gradient of a scalar to what is there; at stage 0 the ``last`` one is averaged over the ranks."""
@@ -321,6 +327,20 @@ class Engine:
         collecting, self._collecting = self._collecting, None
         if collecting is not None:
             collecting.close()
+
+    def _step(self) -> float:
+        """Update the parameters; return the norm of the gradient before clipping, NaN where it is not finite."""
+        if self._stage:
+            with _quiet(logging.ERROR) if self.loss_scale else contextlib.nullcontext():  # it warns of each overflow
+                self.engine.step()
+            norm = float(self.engine.get_global_grad_norm())
+            return norm if norm >= 0 and math.isfinite(norm) else math.nan  # DeepSpeed says -1 where it is not finite
+        norm = self._clip_unsharded()
+        if math.isfinite(norm):
+            self.engine.step()
+        else:
+            self.engine.zero_grad()
+        return norm if math.isfinite(norm) else math.nan
 
     def _clip_unsharded(self) -> float:
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -385,11 +405,11 @@ class Engine:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep DeepSpeed's informational lines out of the user's terminal; warnings and errors pass."""
+def _quiet(least: int = logging.WARNING) -> Iterator[None]:
+    """Keep DeepSpeed's lines below level ``least`` out of the user's terminal."""
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(least)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # some lines are printed, not logged
             yield

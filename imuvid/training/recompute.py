@@ -41,7 +41,7 @@ def check_recomputable(model: nn.Module) -> None:
 def recompute_layers(model: nn.Module) -> None:
     """Let every layer of the towers compute its activations again in the backward."""
     for layer in _layers(model):
-        layer.forward = _computed_again(layer, layer.forward)  # type: ignore[method-assign]
+        layer.forward = _computed_again(layer, layer.forward)
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -31,13 +32,16 @@ from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_sta
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import Engine, rank_store, resolve_device, resolve_dtype, start_process_group
 from imuvid.training.environment import describe_environment
+from imuvid.training.flops import flops_per_window, peak_flops
 from imuvid.training.guard import Guard, GuardState, Verdict
 from imuvid.training.journal import Journal
 from imuvid.training.meters import StepTimer
 from imuvid.training.mirror import Mirror
 from imuvid.training.optimisation import learning_rate
+from imuvid.training.phases import COMMUNICATION, Phases
+from imuvid.training.profiling import StepProfiler, profile_window
 from imuvid.training.retrieval import validate
-from imuvid.training.start import check_run_folder, check_start
+from imuvid.training.start import check_run_folder, check_start, meta_model
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
 from imuvid.training.tower_files import tower_parts
 from imuvid.training.watchdog import Watchdog
@@ -56,6 +60,7 @@ class Run:
 
     journal: Journal | None = None  # until the run is set up, and on all ranks but 0
     mirror: Mirror | None = None  # where there is none, and on all ranks but 0
+    profiler: StepProfiler | None = None  # where no steps are to be recorded, and on all ranks but 0
     watchdog: Watchdog | None = None  # until the ranks have met
     step: int
     """Steps done."""
@@ -82,11 +87,16 @@ class Run:
         self._figures: dict[str, Tensor] = {}
         self._lr = 0.0
         self._overflows = 0
+        self.phases = Phases(self.device)
+        self._watching = contextlib.ExitStack()
         self._look_at, self._stop_asked = 0.0, False
 
     def set_up(self) -> None:
         """Meet the other ranks, and take up the run where it is."""
         config = self.config
+        meta = meta_model(config.model, resolve_dtype(config.engine.dtype))
+        self.flops_per_window = flops_per_window(meta, self.dataset, self.dataset.num_frames)
+        self._watching.enter_context(self.phases.watch_collectives())
         start_process_group(self.device, config.engine.timeout_s)
         self.watchdog = Watchdog(rank_store(), self.rank, self.world, config.engine.timeout_s)
         # A second group for the ranks' decisions: on GPUs it spares the step a synchronisation with the device.
@@ -99,11 +109,14 @@ class Run:
         imu_tower = with_places(config.model.imu_tower, positions)
         model = TwoTower(dataclasses.replace(config.model, imu_tower=imu_tower), resolve_dtype(config.engine.dtype))
         model.imu_tower.wear(positions)
-        self.engine = Engine(model, config.engine, config.optimizer, self.device, config.data.batch_size // self.world)
+        local = config.data.batch_size // self.world
+        self.engine = Engine(model, config.engine, config.optimizer, self.device, local, self.phases)
         self._resume()
         if self.rank == 0:
             self.journal = Journal(config, self.folder, self.dataset, self.order, self.step)
             self.journal.say(self._describe())
+            steps = profile_window(config.train.profile_steps)
+            self.profiler = StepProfiler(steps, self.folder, self.device) if steps else None
         self._began = time.monotonic()
         self._save_at = self._began + 60 * train.checkpoint_every_minutes
 
@@ -126,6 +139,10 @@ class Run:
         """Do a step; its update is left out where the ranks find its loss bad."""
         torch.manual_seed(_step_seed(self.config.seed, self.step, self.rank))  # dropout: of the step, so it resumes
         # The first step compiles kernels and meets the others for the first time.
+        if self.profiler:
+            self.profiler.before(self.step)
+        log_every = self.config.train.log_every_steps
+        self.engine.module.measures_spread = (self.step + 1) % log_every == 0 or self.step + 1 == self.num_steps
         limit_s = self.config.engine.timeout_s if self._first_step else self.config.engine.step_timeout_s
         self.watch("forward", limit_s)
         loss = None
@@ -136,7 +153,8 @@ class Run:
         due = self.config.train.checkpoint_every_minutes > 0 and time.monotonic() > self._save_at
         corrupt = [(sample, reason) for sample, reason in batch.skipped.tolist() if sample >= 0]
         local = 0.0 if loss is None else loss.item()
-        agreed = agree(self.control, self._signal(), local, self.writer.writing, due, bool(corrupt))
+        with self.phases.phase(COMMUNICATION):
+            agreed = agree(self.control, self._signal(), local, self.writer.writing, due, bool(corrupt))
         if agreed.corrupt:
             self._count_corrupt(corrupt)
         verdict = self.guard.judge(self.step, agreed.loss)
@@ -193,17 +211,20 @@ class Run:
     def log_training(self, timer: StepTimer) -> None:
         """Log the steps since the last line."""
         # The step of all waits for the rank that waits longest.
-        waits = torch.tensor(timer.waits())
+        shares = timer.shares()
+        waits = torch.tensor([*timer.waits(), self._memory_gb()])
         dist.all_reduce(waits, op=dist.ReduceOp.MAX, group=self.control)
         norm = self.engine.gradient_norm()
         losses, self._losses = self._losses, []
         if self.journal is None:
             return
         more = {
-            "samples_per_s": timer.samples_per_s(),
+            **self._throughput(timer.samples_per_s()),
             "data_wait_share": waits[0].item(),
             "data_wait_longest_s": waits[1].item(),
             "checkpoint_share": waits[2].item(),
+            **shares,
+            "memory_gb": waits[3].item(),
             "bad_steps": float(len(self.guard.state.bad)),
             **self._scale_figures(),
             **self.damage.figures(),
@@ -212,6 +233,26 @@ class Run:
         self.journal.training(self.step, self.num_steps, losses, self._lr, self._figures, more)
         if news := self.damage.news():
             self.journal.say(f"step {self.step}  {news}")
+
+    def _throughput(self, samples_per_s: float) -> dict[str, float]:
+        """Samples and model FLOPs a second, and the share of what the device could do, where that is known."""
+        each = samples_per_s / self.world
+        figures = {"samples_per_s": samples_per_s, "samples_per_s_per_device": each}
+        if self.flops_per_window is not None:
+            figures["model_tflops_per_device"] = each * self.flops_per_window / 1e12
+            engine = self.config.engine
+            if peak := peak_flops(self.device, resolve_dtype(engine.dtype), engine.peak_tflops):
+                figures["model_flops_utilisation"] = each * self.flops_per_window / peak
+        return figures
+
+    def _memory_gb(self) -> float:
+        """Most memory of the GPU since the last line; on a CPU what the process has now. In units of 10^9 bytes."""
+        if self.device.type == "cuda":
+            most = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return most / 1e9
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
     def _scale_figures(self) -> dict[str, float]:
         """Of fp16: the loss scale, and the steps since the last line that it was too high for."""
@@ -295,8 +336,11 @@ class Run:
 
     def close(self) -> None:
         """Close the logs and leave the process group."""
+        self._watching.close()
         if self.watchdog:
             self.watchdog.close()
+        if self.profiler:
+            self.profiler.end()
         if self.journal:
             self.journal.close()
         if dist.is_initialized():

@@ -18,17 +18,19 @@ from imuvid.errors import UserError
 from imuvid.imu.condition import check_condition
 from imuvid.models.tower import Tower
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, without_weights
-from imuvid.models.two_tower import TwoTower
+from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.checkpoint import find_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import check_engine, resolve_dtype
 from imuvid.training.optimisation import SCHEDULES
+from imuvid.training.profiling import profile_window
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
 FREE_TO_CHANGE |= {
     "engine.zero_stage",
     "engine.offload",
+    "engine.peak_tflops",
     "engine.activation_checkpointing",
     "engine.step_timeout_s",
     "data.read_ahead",
@@ -36,7 +38,7 @@ FREE_TO_CHANGE |= {
     "data.cache_gb",
     "data.max_corrupt",
 }
-FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
+FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_", "train.profile_")
 
 
 def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyDataset]:
@@ -80,17 +82,20 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     _check_statistics(config.data, train, held_out)
     _check_augmentation(config.data, train)
     _check_cache(config.data, train)
-    model = dataclasses.replace(
-        config.model,
-        imu_tower=without_weights(config.model.imu_tower),
-        video_tower=without_weights(config.model.video_tower),
-    )
-    with torch.device("meta"):  # takes neither memory nor time
-        two_tower = TwoTower(model, dtype)
-        _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
+    two_tower = meta_model(config.model, dtype)
+    _check_imu_tower(config.model.imu_tower, two_tower.imu_tower, train)
     _check_objective(config, two_tower.objective.needs, len(train.info.positions))
     check_engine(config.engine, two_tower)
     return train, held_out
+
+
+def meta_model(config: ModelConfig, dtype: torch.dtype) -> TwoTower:
+    """Return the model on the meta device, which takes neither memory nor time."""
+    config = dataclasses.replace(
+        config, imu_tower=without_weights(config.imu_tower), video_tower=without_weights(config.video_tower)
+    )
+    with torch.device("meta"):
+        return TwoTower(config, dtype)
 
 
 def check_run_folder(config: PretrainConfig, fingerprint: str) -> tuple[Path | None, list[str]]:
@@ -159,6 +164,7 @@ def _check_settings(config: PretrainConfig) -> None:
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
         ("engine.accumulate", lambda parts: parts >= 1, "must be at least 1"),
         ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
+        ("engine.peak_tflops", lambda rate: rate >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
@@ -175,6 +181,7 @@ def _check_settings(config: PretrainConfig) -> None:
         value = operator.attrgetter(key)(config)
         if not holds(value):
             raise UserError(f"{key}={value} {demand}")
+    profile_window(config.train.profile_steps)
     check_condition(config.data.condition, "data.condition")
 
 

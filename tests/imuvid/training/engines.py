@@ -65,6 +65,9 @@ def on_engine(rank: int, world: int, words: dict[str, Any], model: TwoTower, opt
     from imuvid.training.optimisation import OptimizerConfig
 
     engine = Engine(model, EngineConfig(**words), OptimizerConfig(**optimizer), torch.device("cpu"), BATCH // world)
+    if engine.loss_scale:  # one at which none of the steps overflows
+        engine.loss_scale.value = 1024.0
+        engine._tell_loss_scale()
     losses = []
     for step in range(STEPS):
         torch.manual_seed(100 + step)
@@ -90,7 +93,9 @@ def in_plain_torch(
         {
             "params": [parameter],
             "lr": optimizer["lr"] * rates.get(name, 1.0),
-            "weight_decay": optimizer["weight_decay"] if parameter.ndim > 1 and "absent" not in name else 0.0,
+            "weight_decay": optimizer["weight_decay"]
+            if parameter.ndim > 1 and not name.endswith(("absent", "cls_token"))
+            else 0.0,
         }
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and "position_enc" not in name

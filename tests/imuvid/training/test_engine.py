@@ -27,26 +27,21 @@ from tests.imuvid.training.engines import (
 from tests.ranks import run_ranks
 
 STEADY = dataclasses.replace(
-    MODEL, imu_tower=ImuTowerConfig(kind="patchtst", patchtst=dataclasses.replace(PATCHTST, dropout=0.0))
+    MODEL,
+    imu_tower=ImuTowerConfig(kind="patchtst", patchtst=dataclasses.replace(PATCHTST, dropout=0.0)),
+    head=dataclasses.replace(MODEL.head, dropout=0.0),
 )
 STAGES = [0, 1, 2, 3]
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"plain": ({}, {})}
+BOTH = {"accumulate": 2, "micro_batch_size": 3}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"plain": ({}, {}), "accumulate": ({"accumulate": 4}, {})}
 for stage in STAGES:
-    VARIANTS[f"accumulate {stage}"] = ({"zero_stage": stage, "accumulate": 4}, {})
-    VARIANTS[f"both {stage}"] = ({"zero_stage": stage, "accumulate": 2, "micro_batch_size": 3}, {})
-    VARIANTS[f"layer decay {stage}"] = ({"zero_stage": stage}, {"layer_decay": 0.5})
-    VARIANTS[f"fp16 {stage}"] = ({"zero_stage": stage, "dtype": "fp16"}, {})
-    VARIANTS[f"fp16, both {stage}"] = (
-        {"zero_stage": stage, "dtype": "fp16", "accumulate": 2, "micro_batch_size": 3},
-        {},
-    )
+    VARIANTS[f"layer decay, both {stage}"] = ({"zero_stage": stage, **BOTH}, {"layer_decay": 0.5})
+    if stage != 1:
+        VARIANTS[f"fp16, both {stage}"] = ({"zero_stage": stage, "dtype": "fp16", **BOTH}, {})
     if stage:
-        VARIANTS[f"offload {stage}"] = ({"zero_stage": stage, "offload": True}, {})
-        VARIANTS[f"offload, both {stage}"] = (
-            {"zero_stage": stage, "offload": True, "accumulate": 2, "micro_batch_size": 3},
-            {},
-        )
-DROPPED = ["dropout", *(f"computed again {stage}" for stage in STAGES)]
+        VARIANTS[f"offload, both {stage}"] = ({"zero_stage": stage, "offload": True, **BOTH}, {})
+REFERENCES = ("layer decay", "accumulate", "both")
+DROPPED = ["dropout", *(f"computed again {stage}" for stage in (0, 3))]
 
 
 def dtype_of(words: dict[str, Any]) -> torch.dtype:
@@ -60,7 +55,7 @@ def on_rank(rank: int, variants: dict) -> dict[str, Any]:
         found[name] = whole_weights(engine), losses
         if "fp16" in name:
             found[f"{name}, overflow"] = overflown(engine, rank)
-        elif "accumulate" in name:
+        elif "both" in name:
             found[f"{name}, discarded"] = discarded(engine, rank)
     for name in DROPPED:
         words = {"zero_stage": int(name[-1]), "activation_checkpointing": True} if name[-1].isdigit() else {}
@@ -133,14 +128,14 @@ def reference() -> dict:
         "": in_plain_torch(make_model(STEADY), OPTIMIZER, {}, WORLD),
         "accumulate": in_plain_torch(make_model(STEADY), OPTIMIZER, {}, WORLD, parts=4),
         "both": in_plain_torch(make_model(STEADY), OPTIMIZER, {}, WORLD, parts=2),
-        "layer decay": in_plain_torch(make_model(STEADY), OPTIMIZER, rates, WORLD),
+        "layer decay": in_plain_torch(make_model(STEADY), OPTIMIZER, rates, WORLD, parts=2),
     }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_weights_are_those_of_plain_torch(ranks, reference, name):
-    key = next((key for key in reference if key and key in name), "")
+    key = next((key for key in REFERENCES if key in name), "")
     expected, losses = reference[key]
     half = "fp16" in name
     assert sum(rank[name][1][-1] for rank in ranks) / WORLD == pytest.approx(losses[-1], rel=2e-3 if half else 1e-5)
@@ -148,7 +143,7 @@ def test_weights_are_those_of_plain_torch(ranks, reference, name):
         found, _ = rank[name]
         moved = sum((expected[n] - p).square().sum() for n, p in start().items() if n in found).sqrt()
         off = sum((expected[n] - found[n]).square().sum() for n in found).sqrt()
-        assert off < (0.1 if half else 1e-3) * moved
+        assert off < (0.02 if half else 1e-4) * moved
 
 
 def start() -> dict[str, torch.Tensor]:
@@ -159,7 +154,7 @@ def start() -> dict[str, torch.Tensor]:
 def test_the_references_differ(reference):
     whole = {key: torch.cat([p.flatten() for p in each[0].values()]) for key, each in reference.items()}
     origin = torch.cat([p.flatten() for p in start().values()])
-    for key in ("accumulate", "both", "layer decay"):
+    for key in REFERENCES:
         assert (whole[key] - whole[""]).norm() > 0.02 * (whole[""] - origin).norm(), key
 
 
@@ -190,10 +185,10 @@ def test_an_overflow_changes_nothing_but_the_scale(ranks, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_discarded_step_leaves_no_gradient_behind(ranks, stage):
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "both" in name and "fp16" not in name])
+def test_a_discarded_step_leaves_no_gradient_behind(ranks, name):
     for rank in ranks:
-        expected, found = rank[f"accumulate {stage}, discarded"]
+        expected, found = rank[f"{name}, discarded"]
         assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
