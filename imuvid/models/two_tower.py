@@ -123,7 +123,9 @@ class TwoTower(nn.Module):
         return {f"effective_rank_{name}": effective_rank(x) for name, x in found.items() if x is not None}
 
     def _autocast(self, batch: Batch) -> torch.autocast:
-        return torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        kind = batch.imu.device.type
+        # The meta device, on which nothing is computed, knows no autocast.
+        return torch.autocast("cpu" if kind == "meta" else kind, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def _encode(

@@ -48,7 +48,7 @@ class StepProfiler:
         """Call before a step is done."""
         if self._profile is None and step in self._steps:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self._on_gpu
-            self._profile = profile(activities=activities, profile_memory=True)
+            self._profile = profile(activities=activities)
             self._profile.start()
         elif self._profile is not None and step not in self._steps:
             self.end()

@@ -155,7 +155,7 @@ def test_the_log_has_every_step_and_the_loss_falls(undisturbed):
     assert all(0 <= line["data_wait_share"] <= 1 for line in lines)
     shares = ("forward_share", "backward_share", "optimizer_share", "communication_share")
     assert all(line[name] > 0 for line in lines for name in shares)
-    assert all(sum(line[name] for name in (*shares, "data_wait_share", "checkpoint_share")) < 1.1 for line in lines)
+    assert all(sum(line[name] for name in shares) <= 1 for line in lines)
     for line in lines:
         assert line["samples_per_s"] == pytest.approx(2 * line["samples_per_s_per_device"])
         assert line["model_tflops_per_device"] > 0
