@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,6 +31,28 @@ PEAK_TFLOPS = {
     "V100": (15.7, 125.0),
     "T4": (8.1, 65.0),
 }
+
+
+@dataclass
+class Throughput:
+    """What a number of samples a second means for the devices."""
+
+    world: int
+    """Ranks."""
+    flops_per_window: float | None
+    """From :func:`flops_per_window`."""
+    peak: float | None
+    """From :func:`peak_flops`."""
+
+    def figures(self, samples_per_s: float) -> dict[str, float]:
+        """Return samples and model FLOPs a second, and the share of what the device could do, as far as known."""
+        each = samples_per_s / self.world
+        figures = {"samples_per_s": samples_per_s, "samples_per_s_per_device": each}
+        if self.flops_per_window is not None:
+            figures["model_tflops_per_device"] = each * self.flops_per_window / 1e12
+            if self.peak is not None:
+                figures["model_flops_utilisation"] = each * self.flops_per_window / self.peak
+        return figures
 
 
 def flops_per_window(model: TwoTower, dataset: AnyDataset, num_frames: int) -> float | None:

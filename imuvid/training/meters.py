@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from imuvid.training.phases import Phases
@@ -70,6 +72,16 @@ class StepTimer:
 
     def _elapsed(self) -> float:
         return max(self._clock() - self._start, 1e-9)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Return the most memory of a GPU since the last call; on a CPU what the process has now. 10^9 bytes."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most / 1e9
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 class MetricsLog:

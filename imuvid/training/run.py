@@ -32,10 +32,10 @@ from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_sta
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import Engine, rank_store, resolve_device, resolve_dtype, start_process_group
 from imuvid.training.environment import describe_environment
-from imuvid.training.flops import flops_per_window, peak_flops
+from imuvid.training.flops import Throughput, flops_per_window, peak_flops
 from imuvid.training.guard import Guard, GuardState, Verdict
 from imuvid.training.journal import Journal
-from imuvid.training.meters import StepTimer
+from imuvid.training.meters import StepTimer, memory_gb
 from imuvid.training.mirror import Mirror
 from imuvid.training.optimisation import learning_rate
 from imuvid.training.phases import COMMUNICATION, Phases
@@ -94,8 +94,9 @@ class Run:
     def set_up(self) -> None:
         """Meet the other ranks, and take up the run where it is."""
         config = self.config
-        meta = meta_model(config.model, resolve_dtype(config.engine.dtype))
-        self.flops_per_window = flops_per_window(meta, self.dataset, self.dataset.num_frames)
+        dtype = resolve_dtype(config.engine.dtype)
+        flops = flops_per_window(meta_model(config.model, dtype), self.dataset, self.dataset.num_frames)
+        self.throughput = Throughput(self.world, flops, peak_flops(self.device, dtype, config.engine.peak_tflops))
         self._watching.enter_context(self.phases.watch_collectives())
         start_process_group(self.device, config.engine.timeout_s)
         self.watchdog = Watchdog(rank_store(), self.rank, self.world, config.engine.timeout_s)
@@ -107,7 +108,7 @@ class Run:
         torch.manual_seed(config.seed)
         positions = self.dataset.info.positions
         imu_tower = with_places(config.model.imu_tower, positions)
-        model = TwoTower(dataclasses.replace(config.model, imu_tower=imu_tower), resolve_dtype(config.engine.dtype))
+        model = TwoTower(dataclasses.replace(config.model, imu_tower=imu_tower), dtype)
         model.imu_tower.wear(positions)
         local = config.data.batch_size // self.world
         self.engine = Engine(model, config.engine, config.optimizer, self.device, local, self.phases)
@@ -212,14 +213,14 @@ class Run:
         """Log the steps since the last line."""
         # The step of all waits for the rank that waits longest.
         shares = timer.shares()
-        waits = torch.tensor([*timer.waits(), self._memory_gb()])
+        waits = torch.tensor([*timer.waits(), memory_gb(self.device)])
         dist.all_reduce(waits, op=dist.ReduceOp.MAX, group=self.control)
         norm = self.engine.gradient_norm()
         losses, self._losses = self._losses, []
         if self.journal is None:
             return
         more = {
-            **self._throughput(timer.samples_per_s()),
+            **self.throughput.figures(timer.samples_per_s()),
             "data_wait_share": waits[0].item(),
             "data_wait_longest_s": waits[1].item(),
             "checkpoint_share": waits[2].item(),
@@ -233,26 +234,6 @@ class Run:
         self.journal.training(self.step, self.num_steps, losses, self._lr, self._figures, more)
         if news := self.damage.news():
             self.journal.say(f"step {self.step}  {news}")
-
-    def _throughput(self, samples_per_s: float) -> dict[str, float]:
-        """Samples and model FLOPs a second, and the share of what the device could do, where that is known."""
-        each = samples_per_s / self.world
-        figures = {"samples_per_s": samples_per_s, "samples_per_s_per_device": each}
-        if self.flops_per_window is not None:
-            figures["model_tflops_per_device"] = each * self.flops_per_window / 1e12
-            engine = self.config.engine
-            if peak := peak_flops(self.device, resolve_dtype(engine.dtype), engine.peak_tflops):
-                figures["model_flops_utilisation"] = each * self.flops_per_window / peak
-        return figures
-
-    def _memory_gb(self) -> float:
-        """Most memory of the GPU since the last line; on a CPU what the process has now. In units of 10^9 bytes."""
-        if self.device.type == "cuda":
-            most = torch.cuda.max_memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return most / 1e9
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
     def _scale_figures(self) -> dict[str, float]:
         """Of fp16: the loss scale, and the steps since the last line that it was too high for."""

@@ -18,7 +18,7 @@ from imuvid.errors import UserError
 from imuvid.models.spread import effective_rank
 from imuvid.training import environment
 from imuvid.training.config import PretrainConfig
-from imuvid.training.flops import flops_per_window, peak_flops
+from imuvid.training.flops import Throughput, flops_per_window, peak_flops
 from imuvid.training.meters import MetricsLog
 from imuvid.training.profiling import StepProfiler, profile_window
 from imuvid.training.start import meta_model
@@ -58,6 +58,17 @@ def test_the_peak_is_as_stated_else_by_the_name_of_the_gpu(monkeypatch):
     ):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
         assert peak_flops(gpu, dtype, 0.0) == expected
+
+
+def test_utilisation_is_of_one_device_and_left_out_where_its_peak_is_not_known():
+    assert Throughput(4, 1e9, 1e12).figures(200) == {
+        "samples_per_s": 200,
+        "samples_per_s_per_device": 50,
+        "model_tflops_per_device": 0.05,
+        "model_flops_utilisation": 0.05,
+    }
+    assert "model_flops_utilisation" not in Throughput(1, 1e9, None).figures(10)
+    assert Throughput(2, None, 1e12).figures(10) == {"samples_per_s": 10, "samples_per_s_per_device": 5}
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40)])
