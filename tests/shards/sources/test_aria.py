@@ -306,29 +306,6 @@ def test_watched_pictures_are_the_same_small_ones_as_of_the_makers_tools(realdat
         assert grey.shape == (176, 176)
 
 
-def test_a_damaged_picture_is_named_also_where_it_is_only_watched(realdata: Path, tmp_path: Path):
-    content = bytearray((realdata / "aria_vrs" / "aea_recording.vrs").read_bytes())
-    second = rgb_records(content)[1]
-    content[second + 40 : second + 4000] = bytes(3960)
-    path = tmp_path / "damaged.vrs"
-    path.write_bytes(content)
-    seen: list[int] = []
-    with pytest.raises(RecordingError, match="decoding fails after 1 of 8 frames"):
-        list(read_frames(path, [0], 96, "crop", watch=Watch([0, 1, 2], lambda index, _: seen.append(index))))
-    assert seen == [0]
-
-
-def rgb_records(content: bytes) -> list[int]:
-    """Where the records of the pictures of the RGB camera begin."""
-    found, position = [], 80
-    while position < len(content):
-        length, _, stream, _, _, _, kind = struct.unpack_from("<IIiIdHB", content, position)
-        if (stream, kind) == (214, 3):
-            found.append(position)
-        position += length
-    return found
-
-
 @both
 def test_pictures_move_against_the_turn_that_the_imu_feels(realdata: Path, name: str):
     """Both wearers turn about the vertical: to the right in the first recording, to the left in the second."""
