@@ -31,6 +31,7 @@ from imuvid.ood.datasets.shards import read_shards
 from imuvid.ood.datasets.spar import read_spar
 from imuvid.ood.embedding import choose_device, weights_sha256
 from imuvid.ood.names import LINEAR, PRETRAINED, RANDOM
+from imuvid.ood.paired import PairEncoder, held_out
 from imuvid.ood.predictions import merge, to_table, write_predictions
 from imuvid.ood.probes import selection_rule
 from imuvid.ood.protocols.folds import (
@@ -47,13 +48,21 @@ from imuvid.ood.protocols.registry import EVALUATORS
 from imuvid.ood.protocols.task import Representation, Task, check_task, published_draws
 from imuvid.ood.report import render
 from imuvid.ood.representations import EncoderRepresentation, HandmadeRepresentation, RawRepresentation
+from imuvid.ood.retrieval import retrieve, summarise_retrieval
 from imuvid.ood.statements import describe, score_table, statements
 from imuvid.ood.summary import ALL, HEADLINE_METRIC, summarise
 from imuvid.ood.training_log import find_run, read_training_log
+from imuvid.ood.zero_shot_inputs import add_zero_shot
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS, DRAWS, REPORT_JSON, REPORT_HTML = "predictions.parquet", "draws.json", "report.json", "report.html"
+PREDICTIONS, RETRIEVAL, DRAWS, REPORT_JSON, REPORT_HTML = (
+    "predictions.parquet",
+    "retrieval.parquet",
+    "draws.json",
+    "report.json",
+    "report.html",
+)
 
 
 @dataclass
@@ -97,8 +106,15 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
     run = find_run(checkpoint)
     out = _out_folder(config, run, encoder.config.provenance)
     tasks = make_tasks(config, encoder, device)
+    needs_pairs = config.subjects == "test" and (config.paired.root or config.paired.prototypes)
+    pairs = PairEncoder(checkpoint, encoder, config.batch_size, device) if needs_pairs else None
+    if pairs is not None:
+        add_zero_shot(tasks, pairs, config)
     table = run_tasks(tasks)
     results = summarise(table, config.num_bootstrap, config.seed)
+    queries = None
+    if pairs is not None and config.paired.root is not None:
+        queries = retrieve(pairs.embed(*held_out(config.paired, encoder)), config.paired.max_offset_s)
     report = {
         "imuvid": imuvid.__version__,
         "encoder": {
@@ -124,9 +140,11 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
             for task in tasks
         },
         "results": results,
+        "retrieval": None if queries is None else summarise_retrieval(queries, config.num_bootstrap, config.seed),
         "training": read_training_log(run) if run else None,
     }
-    _write(out, table, {task.key: published_draws(task) for task in tasks}, report)
+    tables = {PREDICTIONS: table} | ({} if queries is None else {RETRIEVAL: queries})
+    _write(out, tables, {task.key: published_draws(task) for task in tasks}, report)
     return EvaluationResult(out, report)
 
 
@@ -155,7 +173,7 @@ def make_tasks(config: OODConfig, encoder: Encoder, device: torch.device) -> lis
             evaluators, representations = ["frozen"], _encoders(encoder, config, device, num_random=0)
         else:
             name, folds = protocol_name(protocol), make_folds(windows.subject, protocol, key)
-            evaluators = ["frozen", "finetune"]
+            evaluators = ["frozen", "finetune", "zero-shot"]
             representations = [
                 *_encoders(encoder, config, device, config.num_draws),
                 HandmadeRepresentation(),
@@ -292,13 +310,13 @@ def _out_folder(config: OODConfig, run: Path | None, provenance: dict[str, Any])
     return run / "report" / f"step-{provenance['step']:08d}"
 
 
-def _write(out: Path, table: pa.Table, draws: dict[str, Any], report: dict[str, Any]) -> None:
-    """Write the four files; each appears under its name only when it is whole."""
+def _write(out: Path, tables: dict[str, pa.Table], draws: dict[str, Any], report: dict[str, Any]) -> None:
+    """Write the files; each appears under its name only when it is whole."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         page = render(report)
         for name, write in (
-            (PREDICTIONS, lambda path: write_predictions(table, path)),
+            *((name, functools.partial(write_predictions, table)) for name, table in tables.items()),
             (DRAWS, lambda path: path.write_text(json.dumps(draws, indent=1))),
             (REPORT_JSON, lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False))),
             (REPORT_HTML, lambda path: path.write_text(page, encoding="utf-8")),

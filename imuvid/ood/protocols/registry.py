@@ -6,10 +6,12 @@ from imuvid.ood.protocols.finetune import finetuned
 from imuvid.ood.protocols.frozen import frozen
 from imuvid.ood.protocols.paper import few_shot
 from imuvid.ood.protocols.task import Evaluator
+from imuvid.ood.protocols.zero_shot import zero_shot
 
 EVALUATORS: dict[str, Evaluator] = {
     "frozen": frozen,
     "finetune": finetuned,
     "paper": few_shot,
+    "zero-shot": zero_shot,
 }
 """To add one: write ``def name(task: Task, fold: Fold) -> Iterator[Block]`` and list it here."""
