@@ -12,7 +12,7 @@ from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
 from imuvid.ood.datasets.spar import SPARConfig
-from imuvid.ood.probes import ProbeConfig
+from imuvid.ood.settings import EvaluationSettings
 
 
 def _public(key: str) -> Any:
@@ -20,7 +20,7 @@ def _public(key: str) -> Any:
 
 
 @dataclass
-class OODConfig:
+class OODConfig(EvaluationSettings):
     """What ``imuvid evaluate`` scores an encoder on, and how."""
 
     datasets: list[str] = field(default_factory=lambda: ["hapt"])
@@ -59,15 +59,11 @@ class OODConfig:
     mobiact: PublicConfig = _public("mobiact")
     window_s: float | None = None
     """Length of the windows, seconds; None: the encoder's own."""
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    shots: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 50])
-    """Training windows per class of the few-shot probes."""
-    num_draws: int = 5
-    """Draws of the shots for each number; also the number of random-initialised encoders, one a draw."""
+    subjects: str = "test"
+    """test, or validation: training subjects alone are scored, each held out once, by the pretrained encoder's linear
+    probe; for choosing settings of the pretraining."""
     num_bootstrap: int = 2000
     """Resamples of the test subjects for the intervals."""
-    seed: int = 0
-    """Of the draws, the random-initialised encoders and the resamples."""
     sensors: str = "apart"
     """Data sets with several sensors: apart (each through the encoder alone, features side by side) or together."""
     batch_size: int = 256

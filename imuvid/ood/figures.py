@@ -11,12 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imuvid.ood.predictions import HANDMADE, PRETRAINED, RANDOM
 from imuvid.ood.statements import METHOD_NAMES
 from imuvid.ood.summary import ALL
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell the methods apart in print.
-STYLE = {PRETRAINED: ("#0072b2", "o"), HANDMADE: ("#d55e00", "s"), RANDOM: ("#6b7280", "^")}
+STYLE = {"pretrained/linear": ("#0072b2", "o"), "handmade/linear": ("#d55e00", "s"), "random/linear": ("#6b7280", "^")}
 METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
@@ -88,7 +87,9 @@ def class_recall(result: dict[str, Any]) -> str:
         figure = Figure(figsize=(4.8, 0.9 + 0.42 * len(classes)), layout="constrained")
         axis = figure.subplots()
         for i, (method, (colour, _)) in enumerate(STYLE.items()):
-            recalls = next(r["recall"] for r in result["scores"] if r["method"] == method and r["shots"] == ALL)
+            recalls = next((r["recall"] for r in result["scores"] if r["method"] == method and r["shots"] == ALL), None)
+            if recalls is None:
+                continue
             value, low, high = ([recalls[name][key] or 0.0 for name in classes] for key in ("value", "low", "high"))
             reach = [np.subtract(value, low), np.subtract(high, value)]
             place = np.arange(len(classes)) + 0.26 * (i - 1)
@@ -104,7 +105,7 @@ def class_recall(result: dict[str, Any]) -> str:
 
 def confusion_matrix(result: dict[str, Any]) -> str:
     """Return the confusion matrix of the pretrained encoder's linear probe, shares of each true class."""
-    row = next(r for r in result["scores"] if r["method"] == PRETRAINED and r["shots"] == ALL)
+    row = next(r for r in result["scores"] if r["method"] == "pretrained/linear" and r["shots"] == ALL)
     counts = np.array(row["confusion"])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [_readable(name) for name in result["classes"]]

@@ -7,12 +7,13 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 import imuvid
 from imuvid.config import to_dict
@@ -28,14 +29,24 @@ from imuvid.ood.datasets.hapt import read_hapt
 from imuvid.ood.datasets.public_windows import read_public
 from imuvid.ood.datasets.shards import read_shards
 from imuvid.ood.datasets.spar import read_spar
-from imuvid.ood.embedding import choose_device, conditioned, embed, weights_sha256
-from imuvid.ood.features import handmade_features
-from imuvid.ood.predictions import HANDMADE, PRETRAINED, RANDOM, merge, predict, write_predictions
+from imuvid.ood.embedding import choose_device, weights_sha256
+from imuvid.ood.names import LINEAR, PRETRAINED, RANDOM
+from imuvid.ood.predictions import merge, to_table, write_predictions
 from imuvid.ood.probes import selection_rule
-from imuvid.ood.protocols import ProtocolConfig, check_not_pretrained, make_folds, natural_order, protocol_name
+from imuvid.ood.protocols.folds import (
+    Fold,
+    ProtocolConfig,
+    check_not_pretrained,
+    make_folds,
+    protocol_name,
+    validation_folds,
+)
+from imuvid.ood.protocols.registry import EVALUATORS
+from imuvid.ood.protocols.task import Representation, Task, check_task, published_draws
 from imuvid.ood.report import render
+from imuvid.ood.representations import EncoderRepresentation, HandmadeRepresentation, RawRepresentation
 from imuvid.ood.statements import describe, score_table, statements
-from imuvid.ood.summary import summarise
+from imuvid.ood.summary import ALL, HEADLINE_METRIC, summarise
 from imuvid.ood.training_log import find_run, read_training_log
 
 logger = logging.getLogger(__name__)
@@ -76,43 +87,15 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
     """
     checkpoint = Path(checkpoint)
     rule = selection_rule(config.probe)
+    config.check()
     device = choose_device(config.device)
     if config.sensors not in ("apart", "together"):
         raise UserError(f"sensors={config.sensors}: choose apart or together")
     encoder = load_encoder(checkpoint)
     run = find_run(checkpoint)
     out = _out_folder(config, run, encoder.config.provenance)
-    window_s = config.window_s or encoder.config.window_s
-
-    tables, draws, facts = [], {}, {}
-    for key, read in _readers(config, encoder, window_s):
-        logger.info("reading %s", key)
-        windows = read()
-        if windows.name in facts:
-            raise UserError(f"datasets: two of them are named {windows.name}: evaluate them one by one")
-        protocol: ProtocolConfig = getattr(config, key).protocol
-        folds = make_folds(windows.subject, protocol, key)
-        test_subjects = sorted({name for fold in folds for name in windows.subject[fold.test]}, key=natural_order)
-        check_not_pretrained(test_subjects, encoder.config.provenance.get("train_subjects", []), key)
-        table, drawn, notes = predict(
-            windows,
-            folds,
-            protocol_name(protocol),
-            _representations(windows, encoder, config, device),
-            config.shots,
-            config.num_draws,
-            config.probe,
-            config.seed,
-        )
-        tables.append(table)
-        draws[windows.name] = drawn
-        facts[windows.name] = {
-            "protocol": describe(protocol, windows, folds, config.probe, config.num_draws, config.sensors),
-            "selection_rule": rule,
-            "data": windows.provenance,
-            "notes": windows.notes + _condition_notes(encoder.config.condition) + notes,
-        }
-    table = merge(tables)
+    tasks = make_tasks(config, encoder, device)
+    table = run_tasks(tasks)
     results = summarise(table, config.num_bootstrap, config.seed)
     report = {
         "imuvid": imuvid.__version__,
@@ -127,13 +110,117 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
             "provenance": encoder.config.provenance,
         },
         "config": to_dict(config),
+        "headline": headline(results, config),
         "statements": statements(results),
-        "datasets": facts,
+        "tasks": {
+            task.key: {
+                "protocol": describe(task, config.sensors),
+                "selection_rule": rule,
+                "data": task.windows.provenance,
+                "notes": task.windows.notes + task.notes,
+            }
+            for task in tasks
+        },
         "results": results,
         "training": read_training_log(run) if run else None,
     }
-    _write(out, table, draws, report)
+    _write(out, table, {task.key: published_draws(task) for task in tasks}, report)
     return EvaluationResult(out, report)
+
+
+def make_tasks(config: OODConfig, encoder: Encoder, device: torch.device) -> list[Task]:
+    """Return what is to be scored: every data set under its own protocol.
+
+    Args:
+        config: data sets, protocols and probes.
+        encoder: the pretrained one.
+        device: where encoders run.
+
+    Raises:
+        UserError: a data set cannot be read, the protocol does not fit the data, or a test subject was pretrained on.
+    """
+    if config.subjects not in ("test", "validation"):
+        raise UserError(f"subjects={config.subjects}: choose test or validation")
+    tasks: list[Task] = []
+    for key, read in _readers(config, encoder, config.window_s or encoder.config.window_s):
+        logger.info("reading %s", key)
+        windows = read()
+        if windows.name in {task.windows.name for task in tasks}:
+            raise UserError(f"datasets: two of them are named {windows.name}: evaluate them one by one")
+        protocol: ProtocolConfig = getattr(config, key).protocol
+        if config.subjects == "validation":
+            name, folds = "validation", validation_folds(windows.subject, protocol, key)
+            evaluators, representations = ["frozen"], _encoders(encoder, config, device, num_random=0)
+        else:
+            name, folds = protocol_name(protocol), make_folds(windows.subject, protocol, key)
+            evaluators = list(EVALUATORS)
+            representations = [
+                *_encoders(encoder, config, device, config.num_draws),
+                HandmadeRepresentation(),
+                RawRepresentation(),
+            ]
+        tested = {name for fold in folds for name in windows.subject[fold.test]}
+        check_not_pretrained(tested, encoder.config.provenance.get("train_subjects", []), key)
+        tasks.append(_task(windows, name, folds, representations, evaluators, config))
+        tasks[-1].notes += _condition_notes(encoder.config.condition)
+    return tasks
+
+
+def _encoders(encoder: Encoder, config: OODConfig, device: torch.device, num_random: int) -> list[Representation]:
+    def of(name: str, encoders: list[Encoder]) -> EncoderRepresentation:
+        return EncoderRepresentation(name, encoders, config.batch_size, device, config.sensors)
+
+    others = [random_encoder(encoder.config, config.seed + draw) for draw in range(num_random)]
+    return [of(PRETRAINED, [encoder]), *([of(RANDOM, others)] if others else [])]
+
+
+def _task(
+    windows: Windows,
+    protocol: str,
+    folds: list[Fold],
+    representations: Sequence[Representation],
+    evaluators: list[str],
+    config: OODConfig,
+) -> Task:
+    logger.info("%s: embedding %d windows", windows.name, len(windows.label))
+    features = {
+        representation.name: [representation.features(windows, draw) for draw in range(representation.num_draws)]
+        for representation in representations
+    }
+    by_name = {representation.name: representation for representation in representations}
+    task = Task(windows, protocol, folds, by_name, features, config, evaluators)
+    check_task(task)
+    return task
+
+
+def run_fold(task: Task, fold: Fold) -> pa.Table:
+    """Return the predictions of every evaluator of a task on one of its folds."""
+    logger.info("%s: fold %s: %d training, %d test windows", task.key, fold.name, len(fold.train), len(fold.test))
+    return to_table(task, [block for name in task.evaluators for block in EVALUATORS[name](task, fold)])
+
+
+def run_tasks(tasks: list[Task]) -> pa.Table:
+    """Return the predictions of all folds of all tasks; the folds do not depend on each other."""
+    return merge([run_fold(task, fold) for task in tasks for fold in task.folds])
+
+
+def headline(results: dict[str, Any], config: OODConfig) -> dict[str, Any]:
+    """Return the one number that a sweep compares: the linear probe's balanced accuracy, mean over strict tasks."""
+    by_task = {}
+    for name, result in results.items():
+        for row in result["scores"]:
+            chosen = (row["method"], row["shots"], row["selection"], row["stressor"])
+            if result["strict"] and chosen == (f"{PRETRAINED}/{LINEAR}", ALL, config.probe.selection[0], ""):
+                by_task[name] = row["metrics"][HEADLINE_METRIC]["value"]
+    return {
+        "subjects": config.subjects,
+        "metric": HEADLINE_METRIC,
+        "method": f"{PRETRAINED}/{LINEAR}",
+        "shots": ALL,
+        "selection": config.probe.selection[0],
+        "value": sum(by_task.values()) / len(by_task),
+        "by_task": by_task,
+    }
 
 
 def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple[str, Callable[[], Windows]]]:
@@ -153,19 +240,6 @@ def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple
         if key not in known:
             raise UserError(f"datasets: '{key}' is unknown: choose from {', '.join(known)}")
     return [(key, known[key]) for key in config.datasets]
-
-
-def _representations(windows: Windows, encoder: Encoder, config: OODConfig, device: Any) -> dict[str, list]:
-    logger.info("%s: embedding %d windows", windows.name, len(windows.label))
-    seen = conditioned(windows, encoder.config.condition)
-    return {
-        PRETRAINED: [embed(encoder, seen, config.batch_size, device, config.sensors)],
-        RANDOM: [
-            embed(random_encoder(encoder.config, config.seed + draw), seen, config.batch_size, device, config.sensors)
-            for draw in range(config.num_draws)
-        ],
-        HANDMADE: [handmade_features(windows.imu, windows.valid, windows.rate_hz)],
-    }
 
 
 def _condition_notes(condition: ConditionConfig) -> list[str]:

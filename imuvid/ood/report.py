@@ -35,7 +35,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _dataset(name: str, result: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    facts = report["datasets"][name]
+    facts = report["tasks"][name]
     return {
         "name": name,
         "result": result,

@@ -32,7 +32,7 @@ from imuvid.ood.datasets.public import (
 )
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.recording import Card
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 CARDS: dict[str, Card] = {
     card.key: card

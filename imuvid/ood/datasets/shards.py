@@ -19,7 +19,7 @@ from imuvid.data.format import (
 )
 from imuvid.errors import UserError
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, to_grid
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 
 @dataclass

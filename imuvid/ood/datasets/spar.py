@@ -20,7 +20,7 @@ import numpy as np
 from imuvid.errors import UserError
 from imuvid.imu.units import to_si
 from imuvid.ood.datasets.base import REALDATA, Windows, WindowsBuilder, to_grid
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 RATE_HZ = 50.0
 FILE = "watch_dataset.npy"

@@ -55,7 +55,7 @@ def test_a_resample_without_positives_has_no_auc_and_is_left_out_of_the_interval
     assert values["auc"][0] == 1.0
     assert np.isnan(values["auc"][1])
     assert np.isnan(values["average_precision"][1])
-    assert interval(values["auc"]) == (1.0, 1.0)
+    assert interval(values["auc"], 2) == (1.0, 1.0)
     assert values["balanced_accuracy"][1] == 1.0  # of the class that is there
 
 
@@ -71,7 +71,8 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         skill = rng.beta(8, 2, num_subjects)  # mean 0.8: the balanced accuracy of the population
         right = rng.random(len(label)) < skill[subject]
         scores = np.eye(2)[np.where(right, label, 1 - label)]
-        low, high = interval(measure(tally(label, scores, subject, num_subjects, None), weights)["balanced_accuracy"])
+        values = measure(tally(label, scores, subject, num_subjects, None), weights)["balanced_accuracy"]
+        low, high = interval(values, num_subjects)
         covered += low <= 0.8 <= high
     assert 0.90 <= covered / repeats <= 0.99
 

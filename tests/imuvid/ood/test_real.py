@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from imuvid.ood.datasets.daphnet import DaphnetConfig, read_daphnet
 from imuvid.ood.datasets.hapt import HAPTConfig, read_hapt
 from imuvid.ood.features import handmade_features
-from imuvid.ood.protocols import ProtocolConfig, make_folds
+from imuvid.ood.protocols.folds import ProtocolConfig, make_folds
 
 
 @pytest.mark.slow
