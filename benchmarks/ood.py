@@ -93,7 +93,9 @@ def embedding_rate(
                 return time.perf_counter() - start
 
             # In turns, each first as often as the other; the first round warms up.
-            pair = (bare(encoder, ready, device), ours()) if number % 2 else (ours(), bare(encoder, ready, device))[::-1]
+            pair = (
+                (bare(encoder, ready, device), ours()) if number % 2 else (ours(), bare(encoder, ready, device))[::-1]
+            )
             if number:
                 bare_s.append(pair[0])
                 ours_s.append(pair[1])

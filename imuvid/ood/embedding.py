@@ -14,7 +14,6 @@ import torch
 
 import imuvid.imu
 import imuvid.models
-
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig, condition, statistics
 from imuvid.models.encoder import Encoder
@@ -22,7 +21,7 @@ from imuvid.ood.cache import ArrayCache, code_sha256, content_key
 from imuvid.ood.datasets.base import Windows
 
 _CHUNK = 1024
-"""Windows of a recording that are conditioned at once: what the filter holds meanwhile stays in the processor's cache."""
+"""Windows of a recording that are conditioned at once, so that what the filter holds meanwhile stays small."""
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from imuvid.ood.protocols.finetune import finetuned
 from imuvid.ood.protocols.frozen import frozen
+from imuvid.ood.protocols.stress import stressed
 from imuvid.ood.protocols.task import Evaluator
 
 EVALUATORS: dict[str, Evaluator] = {
     "frozen": frozen,
     "finetune": finetuned,
+    "stress": stressed,
 }
 """To add one: write ``def name(task: Task, fold: Fold) -> Iterator[Block]`` and list it here."""

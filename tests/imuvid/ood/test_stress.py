@@ -110,7 +110,9 @@ def test_a_turn_keeps_lengths_and_the_angle_between_the_sensors_and_turns_by_its
             assert np.linalg.det(turn) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("hz", "factor", "kept"), [(1.0, 4.0, 1.0), (1.0, 8.0, 1.0), (10.0, 4.0, 0.0), (20.0, 2.0, 0.0)])
+@pytest.mark.parametrize(
+    ("hz", "factor", "kept"), [(1.0, 4.0, 1.0), (1.0, 8.0, 1.0), (10.0, 4.0, 0.0), (20.0, 2.0, 0.0)]
+)
 def test_a_lower_rate_keeps_what_is_slow_and_does_not_alias_what_is_fast(hz, factor, kept):
     windows = wave(hz)
     found = stress(windows, "lower_rate", factor, 0).imu[:, 40:-40]
