@@ -60,6 +60,11 @@ class OODConfig(EvaluationSettings):
     mobiact: PublicConfig = _public("mobiact")
     window_s: float | None = None
     """Length of the windows, seconds; None: the encoder's own."""
+    leave_out: list[str] = field(default_factory=lambda: ["dataset"])
+    """With two domains or more, each is also left out once, on common activities, by: dataset, position, device, rate,
+    population."""
+    paper: bool = False
+    """Also the few-shot protocol of Cheshmi et al. (2025), which is leaky and marked so."""
     subjects: str = "test"
     """test, or validation: training subjects alone are scored, each held out once, by the pretrained encoder's linear
     probe; for choosing settings of the pretraining."""

@@ -42,6 +42,8 @@ from imuvid.ood.protocols.folds import (
     protocol_name,
     validation_folds,
 )
+from imuvid.ood.protocols.joined import AXES, joined_tasks
+from imuvid.ood.protocols.paper import LEAKY_NOTE, PROTOCOL, SHOTS, paper_folds
 from imuvid.ood.protocols.registry import EVALUATORS
 from imuvid.ood.protocols.stress import stress_notes
 from imuvid.ood.protocols.task import Representation, Task, check_task, published_draws
@@ -166,8 +168,43 @@ def make_tasks(config: OODConfig, encoder: Encoder | FunctionModel, device: torc
         tested = {name for fold in folds for name in windows.subject[fold.test]}
         check_not_pretrained(tested, encoder.config.provenance.get("train_subjects", []), key)
         tasks.append(_task(windows, name, folds, representations, evaluators, config))
-        tasks[-1].notes += _condition_notes(encoder.config.condition) + stress_notes(tasks[-1])
+    if config.subjects == "test":
+        pretrained = set(encoder.config.provenance.get("train_subjects", []))
+        tasks += _joined(tasks, config, pretrained)
+        tasks += [task for strict in list(tasks) if config.paper and (task := _paper(strict)) is not None]
+    for task in tasks:
+        if "stress" in task.evaluators:
+            task.notes += stress_notes(task)
+        task.notes += check_task(task) + _condition_notes(encoder.config.condition)
     return tasks
+
+
+def _joined(tasks: list[Task], config: OODConfig, pretrained: set[str]) -> list[Task]:
+    for axis in config.leave_out:
+        if axis not in AXES:
+            raise UserError(f"leave_out: there is no '{axis}': choose from {', '.join(AXES)}")
+    several = [task.windows.name for task in tasks if len(task.windows.positions) > 1]
+    if config.leave_out and several and config.sensors != "apart":
+        raise UserError(f"{several[0]} has several sensors: set leave_out=[], or sensors=apart")
+    populations = {key: CARDS[key].population for key in config.datasets if key in CARDS}
+    return joined_tasks(tasks, config.leave_out, populations, pretrained)
+
+
+def _paper(task: Task) -> Task | None:
+    """Return a data set's task under the paper's protocol; None where a class has too few windows, or it is joined."""
+    folds = paper_folds(task.windows.label, task.settings.num_draws, task.settings.seed)
+    if not folds or task.domain is not None:
+        return None
+    return dataclasses.replace(
+        task,
+        protocol=PROTOCOL,
+        folds=folds,
+        settings=dataclasses.replace(task.settings, shots=list(SHOTS)),
+        evaluators=["paper"],
+        strict=False,
+        drawn=True,
+        notes=[LEAKY_NOTE],
+    )
 
 
 def _encoders(
@@ -198,9 +235,7 @@ def _task(
         for representation in representations
     }
     by_name = {representation.name: representation for representation in representations}
-    task = Task(windows, protocol, folds, by_name, features, config, evaluators)
-    check_task(task)
-    return task
+    return Task(windows, protocol, folds, by_name, features, config, evaluators)
 
 
 def run_fold(task: Task, fold: Fold) -> pa.Table:

@@ -16,38 +16,41 @@ from imuvid.ood.representations import EncoderRepresentation
 
 def finetuned(task: Task, fold: Fold) -> Iterator[Block]:
     """Yield the scores of encoders trained with their labels: from their pretraining, and from scratch."""
-    settings, label = task.settings, task.windows.label
+    settings = task.settings
     config = settings.finetune
     if config.steps == 0:
         return
+    for seed in range(config.seeds):
+        yield from train_by_shots(task, fold, None, seed, fold.train)
     kept = [k for k in sorted(set(config.shots)) if k <= task.available_shots]
-    shots = draw_shots(label, fold, max(kept, default=0), settings.num_draws, settings.seed)
-    for name in (PRETRAINED, RANDOM):
+    for draw, chosen in enumerate(
+        draw_shots(task.windows.label, fold, max(kept, default=0), settings.num_draws, settings.seed)
+    ):
+        for k in kept:
+            yield from train_by_shots(task, fold, k, draw, np.concatenate([members[:k] for members in chosen.values()]))
+
+
+def train_by_shots(task: Task, fold: Fold, k: int | None, draw: int, train: np.ndarray) -> Iterator[Block]:
+    """Yield the scores of both encoders trained on the windows ``train`` int64 [M], k per class or None for all."""
+    config, seed = task.settings.finetune, task.settings.seed
+    for name, lr in ((PRETRAINED, config.encoder_lr), (RANDOM, config.lr)):
         representation = task.representations.get(name)
         if not isinstance(representation, EncoderRepresentation):
             continue
-        windows = conditioned(task.windows, representation.encoders[0].config.condition)
-        plan = [(None, draw, fold.train) for draw in range(config.seeds)]
-        plan += [
-            (k, draw, np.concatenate([members[:k] for members in chosen.values()]))
-            for k in kept
-            for draw, chosen in enumerate(shots)
-        ]
-        for k, draw, train in plan:
-            which = draw % representation.num_draws
-            start = task.features[name][which][fold.train]
-            lr = config.encoder_lr if name == PRETRAINED else config.lr
-            scores = train_and_score(
-                representation.encoders[which],
-                windows,
-                start,
-                train,
-                fold.test,
-                config,
-                lr,
-                settings.seed + draw,
-                representation.device,
-                representation.sensors,
-                representation.batch_size,
-            )
-            yield Block(name, FINETUNE, fold.name, fold.test, scores, shots=k, draw=draw)
+        which = draw % representation.num_draws
+        encoder = representation.encoders[which]
+        windows = conditioned(task.windows, encoder.config.condition)
+        scores = train_and_score(
+            encoder,
+            windows,
+            task.features[name][which][fold.train],
+            train,
+            fold.test,
+            config,
+            lr,
+            seed + draw,
+            representation.device,
+            representation.sensors,
+            representation.batch_size,
+        )
+        yield Block(name, FINETUNE, fold.name, fold.test, scores, shots=k, draw=draw)

@@ -20,7 +20,7 @@ from imuvid.ood.names import (
     RAW,
 )
 from imuvid.ood.probes import apply_probe, candidates_of, choose_oracle, choose_setting
-from imuvid.ood.protocols.folds import Fold, draw_shots
+from imuvid.ood.protocols.folds import Fold
 from imuvid.ood.protocols.task import Block, Task
 
 PAIRS = (
@@ -48,26 +48,31 @@ def frozen(task: Task, fold: Fold) -> Iterator[Block]:
             for rule in settings.probe.selection:
                 scores = _scores(task, fold, array, probe, rule)
                 yield Block(representation, probe, fold.name, fold.test, scores, draw=draw, selection=rule)
-    kept = task.usable_shots
-    if not kept:
-        return
-    for draw, chosen in enumerate(draw_shots(label, fold, max(kept), settings.num_draws, settings.seed)):
-        for k in kept:
+    for draw, chosen in enumerate(task.draws(fold)):
+        for k in task.usable_shots:
             train = np.concatenate([members[:k] for members in chosen.values()])
-            for representation, probe in pairs:
-                arrays = task.features[representation]
-                array = arrays[draw % len(arrays)]
-                scores = apply_probe(
-                    probe,
-                    array[train],
-                    label[train],
-                    array[fold.test],
-                    num_classes,
-                    settings.probe,
-                    reference=array[fold.train] if settings.probe.standardise_by == "unlabelled" else None,
-                    seed=settings.seed + draw,
-                )
-                yield Block(representation, probe, fold.name, fold.test, scores, shots=k, draw=draw)
+            yield from probe_by_shots(task, fold, k, draw, train)
+
+
+def probe_by_shots(task: Task, fold: Fold, k: int, draw: int, train: np.ndarray) -> Iterator[Block]:
+    """Yield the scores of every probe trained on the k windows per class ``train`` int64 [k K]."""
+    windows, config = task.windows, task.settings.probe
+    for representation, probe in PAIRS:
+        if representation not in task.features:
+            continue
+        arrays = task.features[representation]
+        array = arrays[draw % len(arrays)]
+        scores = apply_probe(
+            probe,
+            array[train],
+            windows.label[train],
+            array[fold.test],
+            len(windows.classes),
+            config,
+            reference=array[fold.train] if config.standardise_by == "unlabelled" else None,
+            seed=task.settings.seed + draw,
+        )
+        yield Block(representation, probe, fold.name, fold.test, scores, shots=k, draw=draw)
 
 
 def _scores(task: Task, fold: Fold, array: np.ndarray, probe: str, rule: str) -> np.ndarray:

@@ -19,10 +19,15 @@ from imuvid.ood.settings import EvaluationSettings
 class Representation(Protocol):
     """What turns windows into vectors: an encoder, hand-made features, or the signal as it is."""
 
-    name: str
-    """pretrained, random, handmade or raw."""
-    num_draws: int
-    """How many of them there are: random encoders come one a draw, all else once."""
+    @property
+    def name(self) -> str:
+        """Return pretrained, random, handmade or raw."""
+        ...
+
+    @property
+    def num_draws(self) -> int:
+        """Return how many of them there are: random encoders come one a draw, all else once."""
+        ...
 
     def features(self, windows: Windows, draw: int) -> np.ndarray:
         """Return float32 [N, D] of the windows, in their order. D is a multiple of the number of positions P, and
@@ -49,6 +54,8 @@ class Task:
     """No test subject is trained on."""
     domain: np.ndarray | None = None
     """str [N]: the domain that leave-one-domain-out goes by; None where the protocol leaves out no domain."""
+    drawn: bool = False
+    """The training windows of a fold are themselves one draw of shots, class by class in drawn order."""
     notes: list[str] = field(default_factory=list)
     """Sentences for the report."""
 
@@ -72,6 +79,14 @@ class Task:
     def usable_shots(self) -> list[int]:
         """The numbers of shots that every class of every fold has, in increasing order."""
         return [k for k in sorted(set(self.settings.shots)) if k <= self.available_shots]
+
+    def draws(self, fold: Fold) -> list[dict[int, np.ndarray]]:
+        """Return the draws of shots of a fold, as of :func:`draw_shots`, up to the largest usable number of shots."""
+        label, settings = self.windows.label, self.settings
+        if self.drawn:
+            kinds = np.unique(label[fold.train]).tolist()
+            return [{kind: fold.train[label[fold.train] == kind] for kind in kinds}]
+        return draw_shots(label, fold, max(self.usable_shots, default=0), settings.num_draws, settings.seed)
 
 
 @dataclass(frozen=True)
@@ -101,29 +116,29 @@ Evaluator = Callable[[Task, Fold], Iterator[Block]]
 """A pure function of a task and one of its folds: the folds of a task can be run in any order, in any process."""
 
 
-def check_task(task: Task) -> None:
-    """Note what a reader should know of the folds of a task.
+def check_task(task: Task) -> list[str]:
+    """Return what a reader should know of the folds of a task, one sentence each.
 
     Raises:
         UserError: the training windows of a fold are of one class only.
     """
+    notes = []
     for fold, count in zip(task.folds, task.class_counts, strict=True):
         if (count > 0).sum() < 2:
             raise UserError(f"{task.windows.name}: the training windows of fold {fold.name} are all of one class")
         absent = [name for name, number in zip(task.windows.classes, count, strict=True) if not number]
-        task.notes += [f"Fold {fold.name} has no training window of class {name}." for name in absent]
+        notes += [f"Fold {fold.name} has no training window of class {name}." for name in absent]
     for k in sorted(set(task.settings.shots) - set(task.usable_shots)):
-        task.notes.append(f"{k} shots are left out: a class has only {task.available_shots} training windows.")
+        notes.append(f"{k} shots are left out: a class has only {task.available_shots} training windows.")
+    return notes
 
 
 def published_draws(task: Task) -> dict[str, list[dict[str, list[str]]]]:
     """Return the names of the drawn windows: fold to draw to class, in order: k shots are the first k."""
-    windows, settings = task.windows, task.settings
-    ids, most = windows.ids, max(task.usable_shots, default=0)
+    windows, ids = task.windows, task.windows.ids
     return {
         fold.name: [
-            {windows.classes[kind]: ids[chosen].tolist() for kind, chosen in draw.items()}
-            for draw in draw_shots(windows.label, fold, most, settings.num_draws, settings.seed)
+            {windows.classes[kind]: ids[chosen].tolist() for kind, chosen in draw.items()} for draw in task.draws(fold)
         ]
         for fold in task.folds
     }

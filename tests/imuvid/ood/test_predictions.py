@@ -36,8 +36,8 @@ def run(windows: Windows, representations: dict[str, list[np.ndarray]], num_draw
     folds = make_folds(windows.subject, ProtocolConfig("grouped-folds", num_folds=3), "toy")
     settings = EvaluationSettings(shots=[1, 5], num_draws=num_draws)
     task = Task(windows, "grouped-3-folds", folds, {}, representations, settings, ["frozen"])
-    check_task(task)
-    return to_table(task, [block for fold in folds for block in frozen(task, fold)]), task.notes
+    notes = check_task(task)
+    return to_table(task, [block for fold in folds for block in frozen(task, fold)]), notes
 
 
 def test_each_draw_has_its_own_random_encoder_and_the_same_shots_for_all():
