@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from imuvid.ood.cache import CacheConfig
 from imuvid.ood.datasets.catalog import default_config
 from imuvid.ood.datasets.daphnet import DaphnetConfig
 from imuvid.ood.datasets.generic import GenericConfig
@@ -78,5 +79,11 @@ class OODConfig(EvaluationSettings):
     """Windows that are embedded at once."""
     device: str = "auto"
     """Where the encoder runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
+    workers: int = 0
+    """Processes that score folds side by side; 0: one a core (of this machine, or of the Ray cluster). The result does
+    not depend on it."""
+    executor: str = "local"
+    """local (processes of this machine) or ray (a Ray cluster, by RAY_ADDRESS; one is started where there is none)."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
     out: str | None = None
     """Folder of the report; None: report/step-XXXXXXXX in the run folder of the checkpoint."""

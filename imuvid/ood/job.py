@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-import imuvid
 from imuvid.config import to_dict
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig
-from imuvid.models.encoder import Encoder, load_encoder, random_encoder
+from imuvid.models.encoder import Encoder, load_encoder, random_encoder, save_encoder
+from imuvid.ood.cache import open_cache
 from imuvid.ood.config import OODConfig
-from imuvid.ood.datasets.base import Windows
+from imuvid.ood.datasets.base import Windows, data_folder
 from imuvid.ood.datasets.catalog import CARDS
 from imuvid.ood.datasets.daphnet import read_daphnet
-from imuvid.ood.datasets.generic import read_generic
+from imuvid.ood.datasets.generic import GenericConfig, read_generic
 from imuvid.ood.datasets.hapt import read_hapt
+from imuvid.ood.datasets.kept import read_kept
 from imuvid.ood.datasets.public_windows import read_public
-from imuvid.ood.datasets.shards import read_shards
+from imuvid.ood.datasets.shards import ShardsConfig, read_shards
 from imuvid.ood.datasets.spar import read_spar
-from imuvid.ood.embedding import choose_device, weights_sha256
+from imuvid.ood.embedding import choose_device
+from imuvid.ood.maps import embedding_maps
+from imuvid.ood.model import FunctionModel
 from imuvid.ood.names import LINEAR, PRETRAINED, RANDOM
 from imuvid.ood.paired import PairEncoder, held_out
-from imuvid.ood.predictions import merge, to_table, write_predictions
+from imuvid.ood.parts import PARTS, Execute, Parts, one_thread, run_elsewhere, run_here
+from imuvid.ood.predictions import merge, to_table
 from imuvid.ood.probes import selection_rule
 from imuvid.ood.protocols.folds import (
     Fold,
@@ -45,88 +46,81 @@ from imuvid.ood.protocols.folds import (
 from imuvid.ood.protocols.joined import AXES, joined_tasks
 from imuvid.ood.protocols.paper import LEAKY_NOTE, PROTOCOL, SHOTS, paper_folds
 from imuvid.ood.protocols.registry import EVALUATORS
+from imuvid.ood.protocols.stress import stress_notes
 from imuvid.ood.protocols.task import Representation, Task, check_task, published_draws
-from imuvid.ood.report import render
-from imuvid.ood.representations import EncoderRepresentation, HandmadeRepresentation, RawRepresentation
+from imuvid.ood.representations import (
+    EncoderRepresentation,
+    FunctionRepresentation,
+    HandmadeRepresentation,
+    RawRepresentation,
+)
+from imuvid.ood.results import EvaluationResult, describe_model, describe_program, write_results
 from imuvid.ood.retrieval import retrieve, summarise_retrieval
-from imuvid.ood.statements import describe, score_table, statements
+from imuvid.ood.scalars import write_scalars
+from imuvid.ood.statements import describe, statements
 from imuvid.ood.summary import ALL, HEADLINE_METRIC, summarise
 from imuvid.ood.training_log import find_run, read_training_log
-from imuvid.ood.zero_shot_inputs import add_zero_shot
+from imuvid.ood.workers import identity, prepare, run_part
+from imuvid.ood.zero_shot_inputs import zero_shot_table
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS, RETRIEVAL, DRAWS, REPORT_JSON, REPORT_HTML = (
-    "predictions.parquet",
-    "retrieval.parquet",
-    "draws.json",
-    "report.json",
-    "report.html",
-)
+EXECUTORS = ("local", "ray")
+ENCODER = "encoder"
 
 
-@dataclass
-class EvaluationResult:
-    """What :func:`evaluate` leaves behind."""
-
-    out: Path
-    """Folder with predictions.parquet, draws.json, report.json and report.html."""
-    report: dict[str, Any]
-    """The content of report.json."""
-
-    @property
-    def html(self) -> Path:
-        """The report to open in a browser."""
-        return self.out / REPORT_HTML
-
-    def lines(self) -> list[str]:
-        """Return the table of balanced accuracies, the findings and the place of the report, for the terminal."""
-        return [*score_table(self.report["results"]), *[s["text"] for s in self.report["statements"]], f"{self.html}"]
-
-
-def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
+def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Execute | None = None) -> EvaluationResult:
     """Score an encoder on people, devices and places that it never saw.
 
+    An evaluation that was killed goes on when it is called again with the same arguments: folds that were finished lie
+    beside the report until it is complete.
+
     Args:
-        checkpoint: a checkpoint folder, its ``encoder`` folder, or ``checkpoints/latest`` of a run. Only the
-            encoder's safetensors and JSON are read, and the run's metrics.jsonl if it is there.
+        model: a checkpoint folder, its ``encoder`` folder, ``checkpoints/latest`` of a run or an exported encoder, of
+            which only safetensors and JSON are read, and the run's metrics.jsonl if it is there; or a function.
         config: data sets, protocols and probes.
+        execute: runs folds in other processes; None: one after another in this one. The result is the same.
 
     Raises:
         UserError: the encoder or a data set cannot be read, the protocol does not fit the data, or a test subject
             was pretrained on.
     """
-    checkpoint = Path(checkpoint)
     rule = selection_rule(config.probe)
     config.check()
     device = choose_device(config.device)
     if config.sensors not in ("apart", "together"):
         raise UserError(f"sensors={config.sensors}: choose apart or together")
-    encoder = load_encoder(checkpoint)
-    run = find_run(checkpoint)
+    if config.executor not in EXECUTORS or config.workers < 0:
+        raise UserError(
+            f"executor={config.executor}, workers={config.workers}: choose {' or '.join(EXECUTORS)}; 0 or more"
+        )
+    encoder = model if isinstance(model, FunctionModel) else load_encoder(model)
+    run = None if isinstance(model, FunctionModel) else find_run(Path(model))
     out = _out_folder(config, run, encoder.config.provenance)
-    tasks = make_tasks(config, encoder, device)
-    needs_pairs = config.subjects == "test" and (config.paired.root or config.paired.prototypes)
-    pairs = PairEncoder(checkpoint, encoder, config.batch_size, device) if needs_pairs else None
-    if pairs is not None:
-        add_zero_shot(tasks, pairs, config)
-    table = run_tasks(tasks)
-    results = summarise(table, config.num_bootstrap, config.seed)
-    queries = None
-    if pairs is not None and config.paired.root is not None:
-        queries = retrieve(pairs.embed(*held_out(config.paired, encoder)), config.paired.max_offset_s)
+    parts = Parts(out / PARTS, identity(encoder, config))
+    with one_thread():
+        if execute is not None and isinstance(encoder, Encoder):
+            copy = parts.folder / ENCODER  # that of the run may be deleted meanwhile
+            save_encoder(copy, encoder.config, encoder.tower.state_dict())
+            num_random = config.num_draws if config.subjects == "test" else 0
+            prepare(copy, num_random, config, _readers, _encoders, execute)
+            tasks = make_tasks(config, encoder, device)
+            arguments = (make_tasks, run_fold, copy, parts.folder, config)
+            table = run_elsewhere(parts, tasks, run_fold, execute, config.workers, run_part, arguments)
+        else:
+            tasks = make_tasks(config, encoder, device)
+            table = run_here(parts, tasks, run_fold)
+        pairs = _pair_encoder(model, encoder, config, device)
+        if pairs is not None:
+            table = merge([table, *zero_shot_table(tasks, pairs, config)])
+        results = summarise(table, config.num_bootstrap, config.seed)
+        queries = None
+        if pairs is not None and config.paired.root is not None:
+            queries = retrieve(pairs.embed(*held_out(config.paired, encoder)), config.paired.max_offset_s)
+        maps = embedding_maps(tasks, config.seed)
     report = {
-        "imuvid": imuvid.__version__,
-        "encoder": {
-            "checkpoint": str(checkpoint),
-            "weights_sha256": weights_sha256(encoder),
-            "num_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-            "imu_rate_hz": encoder.config.imu_rate_hz,
-            "window_s": encoder.config.window_s,
-            "positions": encoder.config.positions,
-            "condition": dataclasses.asdict(encoder.config.condition),
-            "provenance": encoder.config.provenance,
-        },
+        "versions": describe_program(),
+        "encoder": describe_model(model, encoder),
         "config": to_dict(config),
         "headline": headline(results, config),
         "statements": statements(results),
@@ -143,12 +137,24 @@ def evaluate(checkpoint: Path, config: OODConfig) -> EvaluationResult:
         "retrieval": None if queries is None else summarise_retrieval(queries, config.num_bootstrap, config.seed),
         "training": read_training_log(run) if run else None,
     }
-    tables = {PREDICTIONS: table} | ({} if queries is None else {RETRIEVAL: queries})
-    _write(out, tables, {task.key: published_draws(task) for task in tasks}, report)
+    write_results(out, table, {task.key: published_draws(task) for task in tasks}, report, maps, queries)
+    if run is not None and config.out is None:
+        write_scalars(run, report)
+    parts.clear()
     return EvaluationResult(out, report)
 
 
-def make_tasks(config: OODConfig, encoder: Encoder, device: torch.device) -> list[Task]:
+def _pair_encoder(
+    model: str | Path | FunctionModel, encoder: Encoder | FunctionModel, config: OODConfig, device: torch.device
+) -> PairEncoder | None:
+    if config.subjects == "validation" or (config.paired.root is None and config.paired.prototypes is None):
+        return None
+    if isinstance(model, FunctionModel) or not isinstance(encoder, Encoder):
+        raise UserError("paired.root and paired.prototypes need a checkpoint, with heads and a video tower")
+    return PairEncoder(Path(model), encoder, config.batch_size, device)
+
+
+def make_tasks(config: OODConfig, encoder: Encoder | FunctionModel, device: torch.device) -> list[Task]:
     """Return what is to be scored: every data set under its own protocol.
 
     Args:
@@ -173,7 +179,7 @@ def make_tasks(config: OODConfig, encoder: Encoder, device: torch.device) -> lis
             evaluators, representations = ["frozen"], _encoders(encoder, config, device, num_random=0)
         else:
             name, folds = protocol_name(protocol), make_folds(windows.subject, protocol, key)
-            evaluators = ["frozen", "finetune", "zero-shot"]
+            evaluators = ["frozen", "finetune", *(["stress"] if config.stress.stressors else [])]
             representations = [
                 *_encoders(encoder, config, device, config.num_draws),
                 HandmadeRepresentation(),
@@ -187,6 +193,8 @@ def make_tasks(config: OODConfig, encoder: Encoder, device: torch.device) -> lis
         tasks += _joined(tasks, config, pretrained)
         tasks += [task for strict in list(tasks) if config.paper and (task := _paper(strict)) is not None]
     for task in tasks:
+        if "stress" in task.evaluators:
+            task.notes += stress_notes(task)
         task.notes += check_task(task) + _condition_notes(encoder.config.condition)
     return tasks
 
@@ -219,10 +227,16 @@ def _paper(task: Task) -> Task | None:
     )
 
 
-def _encoders(encoder: Encoder, config: OODConfig, device: torch.device, num_random: int) -> list[Representation]:
-    def of(name: str, encoders: list[Encoder]) -> EncoderRepresentation:
-        return EncoderRepresentation(name, encoders, config.batch_size, device, config.sensors)
+def _encoders(
+    encoder: Encoder | FunctionModel, config: OODConfig, device: torch.device, num_random: int
+) -> list[Representation]:
+    cache = open_cache(config.cache)
 
+    def of(name: str, encoders: list[Encoder]) -> EncoderRepresentation:
+        return EncoderRepresentation(name, encoders, config.batch_size, device, config.sensors, cache)
+
+    if isinstance(encoder, FunctionModel):
+        return [FunctionRepresentation(PRETRAINED, encoder, config.batch_size, config.sensors)]
     others = [random_encoder(encoder.config, config.seed + draw) for draw in range(num_random)]
     return [of(PRETRAINED, [encoder]), *([of(RANDOM, others)] if others else [])]
 
@@ -250,11 +264,6 @@ def run_fold(task: Task, fold: Fold) -> pa.Table:
     return to_table(task, [block for name in task.evaluators for block in EVALUATORS[name](task, fold)])
 
 
-def run_tasks(tasks: list[Task]) -> pa.Table:
-    """Return the predictions of all folds of all tasks; the folds do not depend on each other."""
-    return merge([run_fold(task, fold) for task in tasks for fold in task.folds])
-
-
 def headline(results: dict[str, Any], config: OODConfig) -> dict[str, Any]:
     """Return the one number that a sweep compares: the linear probe's balanced accuracy, mean over strict tasks."""
     by_task = {}
@@ -274,7 +283,9 @@ def headline(results: dict[str, Any], config: OODConfig) -> dict[str, Any]:
     }
 
 
-def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple[str, Callable[[], Windows]]]:
+def _readers(
+    config: OODConfig, encoder: Encoder | FunctionModel, window_s: float
+) -> list[tuple[str, Callable[[], Windows]]]:
     rate_hz = encoder.config.imu_rate_hz
     known: dict[str, Callable[[], Windows]] = {
         "hapt": lambda: read_hapt(config.hapt, rate_hz, window_s),
@@ -290,7 +301,25 @@ def _readers(config: OODConfig, encoder: Encoder, window_s: float) -> list[tuple
     for key in config.datasets:
         if key not in known:
             raise UserError(f"datasets: '{key}' is unknown: choose from {', '.join(known)}")
-    return [(key, known[key]) for key in config.datasets]
+    return [(key, _kept(key, known[key], config, rate_hz, window_s)) for key in config.datasets]
+
+
+def _kept(
+    key: str, read: Callable[[], Windows], config: OODConfig, rate_hz: float, window_s: float
+) -> Callable[[], Windows]:
+    """Return a reader that looks into the cache first; shards are read as fast as the cache is."""
+    settings = getattr(config, key)
+    if not hasattr(settings, "root") or isinstance(settings, ShardsConfig):
+        return read
+
+    def kept() -> Windows:
+        places = [data_folder(settings.root, key)]
+        if isinstance(settings, GenericConfig) and settings.layout is not None:
+            places.append(Path(settings.layout))
+        words = {name: value for name, value in dataclasses.asdict(settings).items() if name != "protocol"}
+        return read_kept(read, open_cache(config.cache), places, words, rate_hz, window_s)
+
+    return kept
 
 
 def _condition_notes(condition: ConditionConfig) -> list[str]:
@@ -308,23 +337,3 @@ def _out_folder(config: OODConfig, run: Path | None, provenance: dict[str, Any])
     if run is None or "step" not in provenance:
         raise UserError("the checkpoint lies in no run folder: say where the report goes with out=FOLDER")
     return run / "report" / f"step-{provenance['step']:08d}"
-
-
-def _write(out: Path, tables: dict[str, pa.Table], draws: dict[str, Any], report: dict[str, Any]) -> None:
-    """Write the files; each appears under its name only when it is whole."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        page = render(report)
-        for name, write in (
-            *((name, functools.partial(write_predictions, table)) for name, table in tables.items()),
-            (DRAWS, lambda path: path.write_text(json.dumps(draws, indent=1))),
-            (REPORT_JSON, lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False))),
-            (REPORT_HTML, lambda path: path.write_text(page, encoding="utf-8")),
-        ):
-            partial = out / f".{name}.partial"
-            write(partial)
-            os.replace(partial, out / name)
-    except OSError as error:
-        raise UserError(
-            f"{out}: the report cannot be written ({error}): choose another folder with out=FOLDER"
-        ) from error

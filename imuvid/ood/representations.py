@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from imuvid.models.encoder import Encoder
+from imuvid.ood.cache import ArrayCache
 from imuvid.ood.datasets.base import Windows
-from imuvid.ood.embedding import conditioned, embed
+from imuvid.ood.embedding import represent
 from imuvid.ood.features import handmade_features
+from imuvid.ood.model import FunctionModel
 from imuvid.ood.names import HANDMADE, RAW
 
 
@@ -25,6 +27,8 @@ class EncoderRepresentation:
     device: torch.device
     sensors: str
     """apart or together, as of :func:`imuvid.ood.embedding.embed`."""
+    cache: ArrayCache | None = None
+    """Where features are kept."""
 
     @property
     def num_draws(self) -> int:
@@ -34,8 +38,24 @@ class EncoderRepresentation:
     def features(self, windows: Windows, draw: int) -> np.ndarray:
         """Return what an encoder makes of the windows, conditioned as in its pretraining: float32 [N, D]."""
         encoder = self.encoders[draw]
-        seen = conditioned(windows, encoder.config.condition)
-        return embed(encoder, seen, self.batch_size, self.device, self.sensors)
+        condition = encoder.config.condition
+        return represent(encoder, windows, condition, self.batch_size, self.device, self.sensors, self.cache)
+
+
+@dataclass
+class FunctionRepresentation:
+    """A model that is a function."""
+
+    name: str
+    model: FunctionModel
+    batch_size: int
+    sensors: str
+    num_draws: int = 1
+
+    def features(self, windows: Windows, draw: int) -> np.ndarray:
+        """Return what the function makes of the windows, float32 [N, D]."""
+        device = torch.device("cpu")
+        return represent(self.model, windows, self.model.config.condition, self.batch_size, device, self.sensors)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from imuvid.errors import UserError
 from imuvid.ood.finetune import FinetuneConfig
 from imuvid.ood.probes import ProbeConfig
+from imuvid.ood.stress import StressConfig, chosen_stressors
 
 
 @dataclass
@@ -15,6 +16,7 @@ class EvaluationSettings:
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    stress: StressConfig = field(default_factory=StressConfig)
     shots: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50, 100])
     """Training windows per class of the few-shot probes."""
     num_draws: int = 5
@@ -27,3 +29,4 @@ class EvaluationSettings:
         if any(k < 1 for k in self.shots) or self.num_draws < 1:
             raise UserError("shots and num_draws must be at least 1")
         self.finetune.check()
+        chosen_stressors(self.stress)

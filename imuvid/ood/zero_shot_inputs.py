@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from imuvid.data.shard_dataset import ShardDataset
@@ -13,15 +14,16 @@ from imuvid.ood.config import OODConfig
 from imuvid.ood.embedding import conditioned, embed
 from imuvid.ood.names import PRETRAINED
 from imuvid.ood.paired import Paired, PairEncoder, prototype_samples
-from imuvid.ood.protocols.task import Task, ZeroShot
-from imuvid.ood.protocols.zero_shot import source_prototypes
+from imuvid.ood.predictions import to_table
+from imuvid.ood.protocols.task import Task
+from imuvid.ood.protocols.zero_shot import ZeroShot, source_prototypes, zero_shot
 
 
-def add_zero_shot(tasks: Sequence[Task], pairs: PairEncoder, config: OODConfig) -> None:
-    """Give each strict task what it needs for zero-shot classification by video, and note what is not to be had.
+def zero_shot_table(tasks: Sequence[Task], pairs: PairEncoder, config: OODConfig) -> list[pa.Table]:
+    """Return the predictions of zero-shot classification by video for each strict task, and note what is not to be had.
 
     Args:
-        tasks: changed in place.
+        tasks: their notes are added to.
         pairs: towers and heads of the checkpoint.
         config: of the evaluation; ``paired.prototypes`` names the source, ``shards.root`` a target with video.
 
@@ -29,17 +31,21 @@ def add_zero_shot(tasks: Sequence[Task], pairs: PairEncoder, config: OODConfig) 
         UserError: the datasets of the source or of the target cannot be read, or do not fit the towers.
     """
     source = None if config.paired.prototypes is None else pairs.embed(*prototype_samples(config.paired))
+    tables = []
     for task in tasks:
         if not task.strict:
             continue
-        task.zero_shot = ZeroShot(imu=_imu(task, pairs))
+        given = ZeroShot(imu=_imu(task, pairs))
         if source is not None:
-            task.zero_shot.source, missing = source_prototypes(task.windows.classes, source.label, source.video)
+            given.source, missing = source_prototypes(task.windows.classes, source.label, source.video)
             if missing:
                 lacking = ", ".join(missing)
                 task.notes.append(f"No zero-shot classification by video of the source: it has none of {lacking}.")
         if "shards" in config.datasets and task.domain is None:
-            task.zero_shot.video = _target_video(task, pairs, config)
+            given.video = _target_video(task, pairs, config)
+        blocks = [block for fold in task.folds for block in zero_shot(task, fold, given)]
+        tables += [to_table(task, blocks)] if blocks else []
+    return tables
 
 
 def _imu(task: Task, pairs: PairEncoder) -> np.ndarray:

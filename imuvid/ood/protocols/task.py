@@ -36,20 +36,6 @@ class Representation(Protocol):
 
 
 @dataclass
-class ZeroShot:
-    """What stands for the windows and for the classes of a task in a shared space; None where there is none."""
-
-    text: tuple[np.ndarray, np.ndarray] | None = None
-    """Unit embeddings of the windows float32 [N, E] and of one text a class [K, E], in the space of IMU and text."""
-    imu: np.ndarray | None = None
-    """Unit embeddings of the windows, float32 [N, E], in the space of IMU and video."""
-    source: np.ndarray | None = None
-    """float32 [K, E]: mean of the source's clips of each class, unit length."""
-    video: np.ndarray | None = None
-    """Unit embeddings of the windows' own clips, float32 [N, E]; NaN where a window has none."""
-
-
-@dataclass
 class Task:
     """One data set (or several joined) under one protocol."""
 
@@ -68,8 +54,6 @@ class Task:
     """No test subject is trained on."""
     domain: np.ndarray | None = None
     """str [N]: the domain that leave-one-domain-out goes by; None where the protocol leaves out no domain."""
-    zero_shot: ZeroShot | None = None
-    """For classification without a labelled IMU window."""
     drawn: bool = False
     """The training windows of a fold are themselves one draw of shots, class by class in drawn order."""
     notes: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ here never of the people who are.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,11 +22,23 @@ TEMPERATURE = 0.07
 """Of the softmax over similarities; it orders nothing anew."""
 
 
-def zero_shot(task: Task, fold: Fold) -> Iterator[Block]:
-    """Yield the scores of each kind that the task has what it takes for."""
-    given, label, num_classes = task.zero_shot, task.windows.label, len(task.windows.classes)
-    if given is None:
-        return
+@dataclass
+class ZeroShot:
+    """What stands for the windows and for the classes of a task in a shared space; None where there is none."""
+
+    text: tuple[np.ndarray, np.ndarray] | None = None
+    """Unit embeddings of the windows float32 [N, E] and of one text a class [K, E], in the space of IMU and text."""
+    imu: np.ndarray | None = None
+    """Unit embeddings of the windows, float32 [N, E], in the space of IMU and video."""
+    source: np.ndarray | None = None
+    """float32 [K, E]: mean of the source's clips of each class, unit length."""
+    video: np.ndarray | None = None
+    """Unit embeddings of the windows' own clips, float32 [N, E]; NaN where a window has none."""
+
+
+def zero_shot(task: Task, fold: Fold, given: ZeroShot) -> Iterator[Block]:
+    """Yield the scores of each kind that there is what it takes for."""
+    label, num_classes = task.windows.label, len(task.windows.classes)
     if given.text is not None:
         imu, texts = given.text
         yield Block(PRETRAINED, TEXT, fold.name, fold.test, _scores(imu[fold.test], texts))

@@ -73,6 +73,7 @@ def test_the_report_lies_in_the_run_folder(result):
     assert result.out.parts[-3:] == ("run", "report", "step-00000100")
     assert sorted(p.name for p in result.out.iterdir()) == [
         "draws.json",
+        "maps.json",
         "predictions.parquet",
         "report.html",
         "report.json",
