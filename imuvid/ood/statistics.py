@@ -67,8 +67,8 @@ def interval(values: np.ndarray, num_subjects: int) -> tuple[float, float]:
 def p_value(differences: np.ndarray, num_subjects: int) -> float:
     """Return the two-sided p value of no difference that belongs to :func:`interval`; NaN where nothing is defined.
 
-    An interval of LEVEL that just touches 0 has p = 1 - LEVEL. Where fewer than MIN_TAIL resamples lie beyond 0, too few
-    to say how rare that is, the tail is taken to be that of a normal distribution with their mean and deviation.
+    An interval of LEVEL that just touches 0 has p = 1 - LEVEL. Where fewer than MIN_TAIL resamples lie beyond 0, too
+    few to say how rare that is, the tail is taken to be that of a normal distribution with their mean and deviation.
 
     Args:
         differences: float64 [B], of two methods within each resample.
