@@ -15,7 +15,7 @@ from imuvid.data.format import Sample, decode_members
 from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, to_grid
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 
 @dataclass
