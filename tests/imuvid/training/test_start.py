@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imuvid import config as configs
-from imuvid.data.format import DATASET_NAME, INDEX_NAME, read_recordings
+from imuvid.data.dataset_json import DATASET_NAME
+from imuvid.data.dataset_tables import INDEX_NAME, read_recordings
 from imuvid.errors import UserError
 from imuvid.training.checkpoint import StreamState
 from imuvid.training.checkpoint_writer import CheckpointWriter
