@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -19,6 +20,9 @@ from launcher.datasets_cli import datasets_app
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
+
+if TYPE_CHECKING:
+    from imuvid.training.config import PretrainConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +52,9 @@ def pretrain(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes to start on this machine; not under srun or torchrun.")
     ] = None,
+    srun: Annotated[
+        bool, typer.Option("--srun", help="In a Slurm job: start its tasks, and requeue it when they are cut short.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Pretrain by contrast of IMU and video; goes on where a run of the same name was stopped.
@@ -64,8 +71,10 @@ def pretrain(
         from imuvid.training import preemption
 
         preemption.install()
-        if nproc is not None and LOCAL_START not in os.environ:
-            raise UserError("--nproc starts processes by itself: leave it out under srun and torchrun")
+        if srun or (nproc is not None and LOCAL_START not in os.environ):
+            raise UserError("--nproc and --srun start processes by themselves: leave them out under srun and torchrun")
+    if srun and nproc is not None:
+        raise UserError("--nproc and --srun exclude each other: --srun starts the tasks of the Slurm job")
     from imuvid import config as configs
     from imuvid.training.config import PretrainConfig
     from imuvid.training.loop import pretrain as run
@@ -73,10 +82,14 @@ def pretrain(
 
     settings = configs.load(PretrainConfig, config, words or [])
     if not is_rank:
-        # Here a mistake is one line; from the ranks it would be one each.
-        train, _ = check_start(settings, nproc or 1)
-        check_run_folder(settings, train.fingerprint)
-        raise typer.Exit(_start_ranks(nproc or 1))
+        world = _num_tasks() if srun else nproc or 1
+
+        def check() -> None:
+            # Here a mistake is one line; from the ranks it would be one each.
+            train, _ = check_start(settings, world)
+            check_run_folder(settings, train.fingerprint)
+
+        raise typer.Exit(_start_job(settings, check) if srun else _start_ranks(world, check))
     if os.environ["RANK"] == "0":
         print(configs.to_yaml(settings), end="", flush=True)
     result = run(settings)
@@ -152,9 +165,29 @@ def demo(
     write_json(json_file, run_demo(out, nproc))
 
 
-def _start_ranks(nproc: int) -> int:
+def _num_tasks() -> int:
+    from launcher.slurm_job import num_tasks
+
+    return num_tasks(os.environ)
+
+
+def _start_job(settings: PretrainConfig, check: Callable[[], None]) -> int:
+    from launcher.evaluations import Evaluations, check_evaluations
+    from launcher.slurm_job import run_in_job
+
+    check_evaluations(settings)
+    evaluations = Evaluations(settings)
+    command = [sys.executable, "-m", "launcher.cli", *(word for word in sys.argv[1:] if word != "--srun")]
+    folder = Path(settings.runs_dir) / settings.name
+    code = run_in_job(command, folder, check, evaluations.submit_new)
+    evaluations.submit_new(finished=code == 0)
+    return code
+
+
+def _start_ranks(nproc: int, check: Callable[[], None]) -> int:
     from launcher.local import run_local
 
+    check()
     os.environ[LOCAL_START] = "1"
     return run_local(sys.argv[1:], nproc)
 

@@ -34,7 +34,7 @@ FREE_TO_CHANGE |= {
     "data.cache_gb",
     "data.max_corrupt",
 }
-FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
+FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_", "evaluate.")
 
 
 def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyDataset]:
