@@ -100,6 +100,59 @@ def pretrain(
 
 
 @app.command()
+def plan(config: Path, words: Words = None, json_file: JsonFile = None) -> None:
+    """Say what a pretraining will take: memory, time, GPU-hours, storage, loader cores, for 1 to 1,024 GPUs.
+
+    Words that begin with plan. are figures: plan.samples_per_s of one GPU, or plan.run=RUN to take them from a run;
+    plan.hours of data where there is no dataset yet; plan.doctor=FILE with what `imuvid doctor --json` measured.
+
+    Example: imuvid plan configs/pretrain/default.yaml plan.hours=3000 plan.samples_per_s=200 plan.network_gb_s=25
+    """
+    from launcher.plan import lines
+    from launcher.plan_model import plan_pretraining
+
+    result = plan_pretraining(config, words or [])
+    print("\n".join(lines(result)))
+    write_json(json_file, result)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="Of the pretraining that is meant.")] = None,
+    words: Words = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes to start on this machine; not under srun or torchrun.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Longest wait for the other ranks, seconds.")] = 60.0,
+    json_file: JsonFile = None,
+) -> None:
+    """Examine machines, network, storage and decoding, and say what would hold up a training; exits 1 if one is broken.
+
+    Under srun or torchrun it measures between the ranks that it is started on, as:  srun -N 4 imuvid doctor CONFIG
+
+    Example: imuvid doctor configs/pretrain/default.yaml --nproc 8 data.path=data/mine --json doctor.json
+    """
+    os.environ.update(slurm_environment(dict(os.environ)) or {})
+    if "RANK" not in os.environ:
+        raise typer.Exit(_start_ranks(nproc or 1, lambda: None))
+    from imuvid import config as configs
+    from imuvid.training.config import PretrainConfig
+    from launcher.doctor_measure import examine, judge
+
+    settings = configs.load(PretrainConfig, config, ["name=doctor", *(words or [])]) if config else None
+    report = examine(settings, timeout_s)
+    if settings is not None:
+        judge(report, settings)
+    # Where the ranks could not meet, each machine speaks for itself.
+    if os.environ["RANK"] == "0" or (report.broken and not report.backend and os.environ["LOCAL_RANK"] == "0"):
+        print("\n".join(report.lines()), flush=True)
+        if os.environ["RANK"] == "0":
+            write_json(json_file, report.as_json())
+    if report.broken:
+        raise typer.Exit(1)
+
+
+@app.command()
 def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: JsonFile = None) -> None:
     """Judge a checkpoint's encoder on out-of-distribution data sets; writes a report.
 

@@ -94,7 +94,7 @@ class Evaluations:
         """Jobs of this run that were submitted just before the run was killed, by checkpoint."""
         words = ["squeue", "--noheader", f"--name={self._name}", "--format=%k %i"]
         shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
-        return dict(line.split()[:2] for line in shown.splitlines() if len(line.split()) == 2)  # type: ignore[misc]
+        return dict(line.split()[:2] for line in shown.splitlines() if len(line.split()) == 2)
 
     def _submit(self, checkpoint: Path) -> str | None:
         options = [f"--job-name={self._name}", f"--comment={checkpoint.name}", "--dependency=singleton"]
