@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass, field
 from imuvid.errors import UserError
 
 FORMULAS = {
-    "parameters": "4 B a parameter; stages 1 and 2: 4 B more of each trainable one, 1/N of them a rank (fp32 copy that"
-    " ZeRO updates); stage 3: 1/N of both",
-    "gradients": "4 B a trainable parameter; stage 2 and 3: in the last layers' pass all of a bucket, then 1/N",
-    "moments": "8 B a trainable parameter (AdamW, fp32); stages 1 to 3: 1/N a rank",
+    "parameters": "4 B each; stages 1 and 2: and 4 B / N of each trainable one (the copy that ZeRO updates); stage 3:"
+    " all of it / N",
+    "gradients": "4 B a trainable parameter; stage 3: / N. A bucket holds 5e8 of them, so stage 2 frees none before",
+    "moments": "8 B a trainable parameter (AdamW, fp32); stages 1 to 3: / N",
+    "bucket": "stages 1 to 3: 2 GB, DeepSpeed's buffer for 5e8 gradients (in the backward pass; at stage 3 always)",
     "activations": "windows of a rank (engine.micro_batch_size, if set) * bytes that autograd keeps of one, counted on"
     " the model itself, + its casts of the parameters",
     "compute": "windows of a rank / samples_per_s",
     "communication": "bytes a rank sends / bandwidth + latency_us * 2 log2(N) of each exchange;"
-    " gradients and parameters P = 4 B a trainable one: (N-1)/N * 2P at stage 0, 3P at stages 1 and 2 (all-reduce, then"
-    " all-gather), 4P at stage 3; embeddings: 4 B * dim * 2 towers * batch, gathered and sent back, 2 (N-1)/N of it."
+    " gradients and parameters P = 4 B a trainable one: (N-1)/N * 2P at stage 0, 3P at stages 1 to 3;"
+    " embeddings: 4 B * dim * 2 towers * batch, gathered and sent back, 2 (N-1)/N of it."
     " Nothing overlaps, as in DeepSpeed's defaults. bandwidth: within a node node_gb_s, else the lower of it and"
     " network_gb_s",
     "data": "the slower of reading (windows * bytes / read_gb_s, over the nodes) and decoding (windows of a rank /"
@@ -74,6 +75,7 @@ class PlanConfig:
 
 ASSUMED = {"node_gb_s": 200.0, "network_gb_s": 20.0, "read_gb_s": 1.0, "decode_per_core_s": 100.0}
 """Of what is neither stated nor measured: DGX-like nodes on a 200 Gbit/s network, 224 px frames."""
+_BUCKET_BYTES = 4 * 500_000_000
 FROM_DOCTOR = {*ASSUMED, "samples_per_s"}
 
 
@@ -118,17 +120,13 @@ class Memory:
     parameters: int
     gradients: int
     moments: int
+    bucket: int
     activations: int
 
     @property
-    def state(self) -> int:
-        """What stays between steps; gradients are freed."""
-        return self.parameters + self.moments
-
-    @property
     def total(self) -> int:
-        """At the end of the backward pass."""
-        return self.state + self.gradients + self.activations
+        """At most, in the backward pass."""
+        return self.parameters + self.gradients + self.moments + self.bucket + self.activations
 
 
 @dataclass
@@ -184,8 +182,9 @@ def memory(model: ModelSize, zero_stage: int, devices: int, windows: int) -> Mem
         zero_stage=zero_stage,
         devices=devices,
         parameters=parameters,
-        gradients=whole if zero_stage < 2 else share,
+        gradients=share if zero_stage == 3 else whole,
         moments=2 * (share if zero_stage else whole),
+        bucket=_BUCKET_BYTES if zero_stage else 0,
         activations=windows * model.activation_bytes + model.cast_bytes,
     )
 
@@ -193,7 +192,7 @@ def memory(model: ModelSize, zero_stage: int, devices: int, windows: int) -> Mem
 def sent_bytes(model: ModelSize, zero_stage: int, devices: int, batch: int) -> float:
     """Return what a rank sends in a step, bytes (FORMULAS)."""
     whole = 4 * model.trainable
-    times = (2, 3, 3, 4)[zero_stage]
+    times = 3 if zero_stage else 2
     embeddings = 4 * model.embedding * 2 * batch
     return (devices - 1) / devices * (times * whole + 2 * embeddings)
 
@@ -308,7 +307,7 @@ def lines(plan: Plan) -> list[str]:
         f" that are kept {plan.checkpoints_bytes / 1e9:.3g} GB",
         f"loader: {plan.loader_cores:.1f} cores a device",
         "",
-        "memory of a device, GB, by ZeRO stage (devices: parameters + gradients + moments + activations)",
+        "memory of a device, GB, by ZeRO stage (devices: parameters + gradients + moments + bucket + activations)",
     ]
     for stage in range(4):
         rows = [row for row in plan.memory if row.zero_stage == stage and row.devices in (1, 8, 64, 1024)]
@@ -334,4 +333,6 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _parts(row: Memory) -> str:
-    return " + ".join(f"{part / 1e9:.2f}" for part in (row.parameters, row.gradients, row.moments, row.activations))
+    return " + ".join(
+        f"{part / 1e9:.2f}" for part in (row.parameters, row.gradients, row.moments, row.bucket, row.activations)
+    )
