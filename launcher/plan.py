@@ -57,12 +57,12 @@ class PlanConfig:
     read_gb_s: float | None = None
     """What a node reads from the shards' storage, GB/s; assumed 1."""
     decode_per_core_s: float | None = None
-    """Windows a second that a loader's core decodes; assumed 100."""
+    """Windows a second that a loader's core decodes; assumed 500."""
     loader_cores: int | None = None
     """Loader processes of a device; else data.num_workers."""
     hours: float | None = None
     """Of windows, where there is no dataset yet; then none is opened, and the shape of the windows is stated."""
-    window_kb: float = 150.0
+    window_kb: float = 140.0
     """Of a window in a shard, 1,000 bytes."""
     window_s: float = 5.0
     imu_rate_hz: float = 50.0
@@ -73,7 +73,7 @@ class PlanConfig:
     """Of a frozen video tower's embedding that is stored instead of frames; 0 for frames."""
 
 
-ASSUMED = {"node_gb_s": 200.0, "network_gb_s": 20.0, "read_gb_s": 1.0, "decode_per_core_s": 100.0}
+ASSUMED = {"node_gb_s": 200.0, "network_gb_s": 20.0, "read_gb_s": 1.0, "decode_per_core_s": 500.0}
 """Of what is neither stated nor measured: DGX-like nodes on a 200 Gbit/s network, 224 px frames."""
 _BUCKET_BYTES = 4 * 500_000_000
 FROM_DOCTOR = {*ASSUMED, "samples_per_s"}
