@@ -1,4 +1,4 @@
-"""Kills on a real Slurm cluster of two hosts: whatever is killed, and when, the run ends as an undisturbed one does."""
+"""Kills and warnings on a real Slurm cluster of two hosts: whatever comes, and when, a run ends as an undisturbed one does."""
 
 from __future__ import annotations
 
@@ -88,6 +88,14 @@ class Killer:
         self.cluster.kill_slurmd(host)
         self._mend = lambda: self.cluster.start_slurmd(host)
 
+    def warning(self) -> None:
+        self.cluster.run("scancel", "--signal=USR1", self.job)
+
+    def urgent(self) -> None:
+        script = self.cluster.root / "urgent.sh"
+        script.write_text("#!/bin/bash\nsleep 1\n")
+        self.cluster.submit(script, options=["--partition=high", "--exclusive"])
+
     def batch(self) -> None:
         os.kill(batch_script(self.cluster, self.job), signal.SIGKILL)
 
@@ -115,7 +123,13 @@ class Watched:
         self.wait(lambda: self.starts() >= starts and last_step(self.run) >= step, timeout_s=180)
 
 
-def test_killed_at_random_instants(slurm_cluster: SlurmCluster, env: Mapping[str, str], dataset: Path, tmp_path: Path):
+KINDS = times([["host"]], [["rank", "host", "slurmd", "batch", "rank"] * 4, ["warning", "urgent"] * 2])
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=["kills", "requests"][: len(KINDS)])
+def test_stopped_at_random_instants(
+    slurm_cluster: SlurmCluster, env: Mapping[str, str], dataset: Path, tmp_path: Path, kinds: list[str]
+):
     rng = random.Random(times(3, 4))
     words = [str(CONFIG), f"data.path={dataset}", f"runs_dir={tmp_path}", *WORDS]
     script = REPOSITORY / "slurm/pretrain.sh"
@@ -123,11 +137,9 @@ def test_killed_at_random_instants(slurm_cluster: SlurmCluster, env: Mapping[str
     slurm_cluster.wait_for(whole, ["COMPLETED"], timeout_s=180)
 
     run, story, starts = tmp_path / "run", [], 1
-    job = slurm_cluster.submit(script, *words, "name=run", env=env)
+    job = slurm_cluster.submit(script, *words, "name=run", env=env, options=["--partition=low"])
     watched, killer = Watched(slurm_cluster, job, run), Killer(slurm_cluster, job, rng)
-    kinds = times(["host"], ["rank", "host", "slurmd", "batch", "rank"] * 4)
-    rng.shuffle(kinds)
-    for kind in kinds:
+    for kind in rng.sample(kinds, len(kinds)):
         watched.wait_for_step(min(newest(run) + 1, STEPS - 1), starts)
         time.sleep(rng.uniform(0, times(0.5, 1.2)))
         with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):  # it may just have ended
@@ -141,7 +153,7 @@ def test_killed_at_random_instants(slurm_cluster: SlurmCluster, env: Mapping[str
         killer.mend()
         story.append((kind, reached, newest(run), watched.state()))
         # A checkpoint that was on its way to the disk is lost with the steps since; none that was there.
-        assert newest(run) >= reached - 2 * EVERY, story
+        assert newest(run) >= reached - (0 if kind in ("warning", "urgent") else 2 * EVERY), story
         if newest(run) == STEPS:
             break
         if kind == "batch":  # nobody is left who could
