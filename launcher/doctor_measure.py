@@ -110,7 +110,7 @@ def _seconds(tensor: torch.Tensor) -> float:
 
 
 def _with_config(report: Report, config: PretrainConfig, device: torch.device, world: int, local_world: int) -> None:
-    where = config.data.path or "data.mixture"
+    problem, batch, dataset = "", None, None
     try:
         dataset = open_split(config.data, config.data.train_split)
         if config.data.batch_size % world:
@@ -122,9 +122,19 @@ def _with_config(report: Report, config: PretrainConfig, device: torch.device, w
         stream = training_stream(dataset, serial, config.seed, dist.get_rank(), world, 0, False)
         batch = next(stream)
         report.figures["decode_per_core_s"] = local * _rate(lambda: next(stream))
-        report.figures["samples_per_s"] = local * _training(config, dataset, batch.to(device), device)
     except (UserError, OSError, ValueError, RuntimeError) as error:
-        report.findings.append(Finding(BROKEN, str(where), str(error).splitlines()[0]))
+        problem = str(error).splitlines()[0]
+    # What one rank cannot read is not waited for by the others.
+    problems: list = [None] * world
+    dist.all_gather_object(problems, problem)
+    if problem:
+        report.findings.append(Finding(BROKEN, config.data.path or "data.mixture", problem))
+    if any(problems) or dataset is None or batch is None:
+        return
+    try:
+        report.figures["samples_per_s"] = local * _training(config, dataset, batch.to(device), device)
+    except (UserError, ValueError, RuntimeError) as error:
+        report.findings.append(Finding(BROKEN, "model", str(error).splitlines()[0]))
         return
     stored = sum(part.least_size(shard) for part in dataset.parts for shard in range(len(part.shard_sizes)))
     report.figures["window_kb"] = stored / len(dataset) / 1e3

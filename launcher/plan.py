@@ -52,8 +52,8 @@ class PlanConfig:
     """Bus bandwidth of an all-reduce within a node (as nccl-tests say), GB/s; assumed 200."""
     network_gb_s: float | None = None
     """The same between nodes; assumed 20."""
-    latency_us: float = 20.0
-    """Of one hop of an exchange, microseconds."""
+    latency_us: float | None = None
+    """Of one hop of an exchange, microseconds; assumed 20."""
     read_gb_s: float | None = None
     """What a node reads from the shards' storage, GB/s; assumed 1."""
     decode_per_core_s: float | None = None
@@ -73,7 +73,7 @@ class PlanConfig:
     """Of a frozen video tower's embedding that is stored instead of frames; 0 for frames."""
 
 
-ASSUMED = {"node_gb_s": 200.0, "network_gb_s": 20.0, "read_gb_s": 1.0, "decode_per_core_s": 500.0}
+ASSUMED = {"node_gb_s": 200.0, "network_gb_s": 20.0, "latency_us": 20.0, "read_gb_s": 1.0, "decode_per_core_s": 500.0}
 """Of what is neither stated nor measured: DGX-like nodes on a 200 Gbit/s network, 224 px frames."""
 _BUCKET_BYTES = 4 * 500_000_000
 FROM_DOCTOR = {*ASSUMED, "samples_per_s"}

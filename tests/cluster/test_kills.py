@@ -1,4 +1,4 @@
-"""Kills and warnings on a real Slurm cluster of two hosts: whatever comes, and when, a run ends as an undisturbed one does."""
+"""Kills and warnings on a real Slurm cluster of two hosts: whatever comes, a run ends as an undisturbed one does."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_what_is_stated_goes_before_what_was_measured_and_that_before_what_is_as
         PlanConfig(read_gb_s=3.0), {"samples_per_s": 7.0, "read_gb_s": 4.0, "node_gb_s": 5.0}
     )
     assert (found["samples_per_s"], found["read_gb_s"], found["node_gb_s"]) == (7.0, 3.0, 5.0)
-    assert assumed == ["network_gb_s", "decode_per_core_s"]
+    assert assumed == ["network_gb_s", "latency_us", "decode_per_core_s"]
     with pytest.raises(UserError, match=r"plan\.run=runs/first"):
         complete_figures(PlanConfig(), {})
     with pytest.raises(UserError, match=r"plan\.node_gb_s=-1: must be above 0"):
