@@ -143,11 +143,13 @@ def doctor(
     report = examine(settings, timeout_s)
     if settings is not None:
         judge(report, settings)
-    # Where the ranks could not meet, each machine speaks for itself.
-    if os.environ["RANK"] == "0" or (report.broken and not report.backend and os.environ["LOCAL_RANK"] == "0"):
-        print("\n".join(report.lines()), flush=True)
-        if os.environ["RANK"] == "0":
-            write_json(json_file, report.as_json())
+    # Where the ranks could not meet, each machine speaks for itself. A rank that says nothing does not fail: that would
+    # end the one that speaks.
+    if os.environ["RANK"] != "0" and (report.backend or os.environ["LOCAL_RANK"] != "0"):
+        return
+    print("\n".join(report.lines()), flush=True)
+    if os.environ["RANK"] == "0":
+        write_json(json_file, report.as_json())
     if report.broken:
         raise typer.Exit(1)
 

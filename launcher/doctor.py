@@ -30,6 +30,7 @@ class Report:
     hosts: list[str]
     ranks: int
     backend: str
+    """gloo or nccl; empty where the ranks did not meet."""
     findings: list[Finding]
     figures: dict[str, float]
     """What was measured, by the names of PlanConfig: `imuvid plan CONFIG plan.doctor=FILE` takes them."""

@@ -52,7 +52,7 @@ def examine(config: PretrainConfig | None, timeout_s: float) -> Report:
         timeout_s: longest wait for the other ranks.
     """
     environ = os.environ
-    world, local_world = int(environ["WORLD_SIZE"]), int(environ["LOCAL_WORLD_SIZE"])
+    world, local_world = int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_WORLD_SIZE", 1))
     name = config.engine.device if config else "auto"
     findings = device_findings(environ, torch.cuda.device_count(), name) + network_findings(environ)
     findings += nccl_findings(environ, Path("/sys/class/infiniband").is_dir())
@@ -60,11 +60,12 @@ def examine(config: PretrainConfig | None, timeout_s: float) -> Report:
     if report.broken:
         return report
     device = resolve_device(name, int(environ["LOCAL_RANK"]))
-    report.backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         start_process_group(device, timeout_s)
+        report.backend = dist.get_backend()
         _between_ranks(report, device)
     except RuntimeError as error:
+        report.backend = ""
         report.findings.append(Finding(BROKEN, "ranks", str(error).splitlines()[0]))
         return report
     if config is not None:

@@ -1,4 +1,4 @@
-"""Ranks that torchrun or deepspeed started: what ends them, and that the same command goes on."""
+"""Ranks that torchrun or deepspeed started: what ends them, and that a run goes on."""
 
 from __future__ import annotations
 
@@ -29,18 +29,11 @@ def torchrun() -> list[str]:
     return [sys.executable, *agent, "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "-m", "launcher.cli"]
 
 
-def deepspeed(hosts: Path) -> list[str]:
-    hosts.write_text("localhost slots=2\n")
+def deepspeed(hosts: Path, node: int, port: str) -> list[str]:
+    hosts.write_text("one slots=1\ntwo slots=1\n")
     program = Path(sys.executable).with_name("deepspeed")
-    return [
-        str(program),
-        f"--hostfile={hosts}",
-        "--master_port",
-        free_port(),
-        "--no_local_rank",
-        "--module",
-        "launcher.cli",
-    ]
+    words = ["--no_ssh", f"--node_rank={node}", "--master_addr=127.0.0.1", f"--master_port={port}", "--no_local_rank"]
+    return [str(program), f"--hostfile={hosts}", *words, "--module", "launcher.cli"]
 
 
 class ByHand(Run):
@@ -60,7 +53,7 @@ class ByHand(Run):
         )
 
 
-def test_torchrun_passes_the_warning_on_and_the_next_start_goes_on(tiny_dataset, tmp_path):
+def test_torchrun_passes_the_warning_on_and_deepspeed_goes_on_with_the_run(tiny_dataset, tmp_path):
     run = ByHand(tmp_path, tiny_dataset, torchrun())
     run.wait_for_step(5)
     run.process.send_signal(signal.SIGUSR1)
@@ -69,16 +62,12 @@ def test_torchrun_passes_the_warning_on_and_the_next_start_goes_on(tiny_dataset,
     assert "stopped by SIGUSR1 at step" in output
     stopped = steps_of(run.folder)[-1]
     assert (run.folder / f"checkpoints/step-{stopped:08d}/MANIFEST.json").is_file()
-    run = ByHand(tmp_path, tiny_dataset, torchrun())
-    code, output, errors = run.end()
+
+    port = free_port()
+    first, second = (ByHand(tmp_path, tiny_dataset, deepspeed(tmp_path / "hosts", node, port)) for node in (0, 1))
+    code, output, errors = first.end()
     assert code == 0, errors
+    assert second.end()[0] == 0
     assert f"resumed at step {stopped}" in output
-    assert [line["step"] for line in lines_of(run.folder)] == list(range(1, STEPS + 1))
-
-
-def test_deepspeed_starts_ranks_by_a_hostfile(tiny_dataset, tmp_path):
-    run = ByHand(tmp_path, tiny_dataset, deepspeed(tmp_path / "hosts"))
-    code, output, errors = run.end()
-    assert code == 0, errors
     assert "on 2 ranks" in output
     assert [line["step"] for line in lines_of(run.folder)] == list(range(1, STEPS + 1))

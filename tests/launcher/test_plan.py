@@ -83,7 +83,9 @@ def test_what_is_stated_goes_before_what_was_measured_and_that_before_what_is_as
 
 
 def test_a_config_is_planned_without_a_dataset(tmp_path: Path):
-    (tmp_path / "c.yaml").write_text("data: {path: ???, batch_size: 64}\nengine: {zero_stage: 1}\ntrain: {epochs: 2}\n")
+    (tmp_path / "c.yaml").write_text(
+        "data: {path: '???', batch_size: 64}\nengine: {zero_stage: 1}\ntrain: {epochs: 2}\n"
+    )
     plan = plan_pretraining(tmp_path / "c.yaml", ["plan.hours=10", "plan.samples_per_s=50", "plan.frame_px=32"])
     assert plan.same_batch[0].hours == pytest.approx(2 * 10 * 3600 / 5 / 50 / 3600)
     text = "\n".join(lines(plan))
