@@ -75,6 +75,7 @@ def pretrain(
             raise UserError("--nproc and --srun start processes by themselves: leave them out under srun and torchrun")
     if srun and nproc is not None:
         raise UserError("--nproc and --srun exclude each other: --srun starts the tasks of the Slurm job")
+    heard = _listen() if srun else []
     from imuvid import config as configs
     from imuvid.training.config import PretrainConfig
     from imuvid.training.loop import pretrain as run
@@ -89,7 +90,7 @@ def pretrain(
             train, _ = check_start(settings, world)
             check_run_folder(settings, train.fingerprint)
 
-        raise typer.Exit(_start_job(settings, check) if srun else _start_ranks(world, check))
+        raise typer.Exit(_start_job(settings, heard, check) if srun else _start_ranks(world, check))
     if os.environ["RANK"] == "0":
         print(configs.to_yaml(settings), end="", flush=True)
     result = run(settings)
@@ -226,7 +227,13 @@ def _num_tasks() -> int:
     return num_tasks(os.environ)
 
 
-def _start_job(settings: PretrainConfig, check: Callable[[], None]) -> int:
+def _listen() -> list[int]:
+    from launcher.slurm_job import listen
+
+    return listen()
+
+
+def _start_job(settings: PretrainConfig, heard: list[int], check: Callable[[], None]) -> int:
     from launcher.evaluations import Evaluations, check_evaluations
     from launcher.slurm_job import run_in_job
 
@@ -234,7 +241,7 @@ def _start_job(settings: PretrainConfig, check: Callable[[], None]) -> int:
     evaluations = Evaluations(settings)
     command = [sys.executable, "-m", "launcher.cli", *(word for word in sys.argv[1:] if word != "--srun")]
     folder = Path(settings.runs_dir) / settings.name
-    code = run_in_job(command, folder, check, evaluations.submit_new)
+    code = run_in_job(command, folder, heard, check, evaluations.submit_new)
     evaluations.submit_new(finished=code == 0)
     return code
 

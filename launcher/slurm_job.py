@@ -44,14 +44,31 @@ def num_tasks(environ: Mapping[str, str]) -> int:
     return int(environ["SLURM_JOB_NUM_NODES"]) * int(environ.get("SLURM_NTASKS_PER_NODE", 1))
 
 
+def listen() -> list[int]:
+    """Survive the signals to the job from now on; return the list to which they are added.
+
+    A batch process that dies of a signal takes the job with it; this one waits until the ranks have left.
+    """
+    heard: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: heard.append(number))
+    return heard
+
+
 def run_in_job(
-    command: Sequence[str], folder: Path, check: Callable[[], None], meanwhile: Callable[[], None], poll_s: float = 10.0
+    command: Sequence[str],
+    folder: Path,
+    heard: list[int],
+    check: Callable[[], None],
+    meanwhile: Callable[[], None],
+    poll_s: float = 10.0,
 ) -> int:
     """Run a command as the ranks of this job, then requeue the job if that is of use; return the exit code.
 
     Args:
         command: of one rank; srun starts it once for each task.
         folder: of the run.
+        heard: from :func:`listen`.
         check: called before the ranks are started; raises UserError where that would be in vain.
         meanwhile: called every ``poll_s`` seconds while they run.
         poll_s: seconds.
@@ -59,15 +76,10 @@ def run_in_job(
     Raises:
         UserError: from ``check``.
     """
+    os.environ[START_VARIABLE] = f"{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
     environ = dict(os.environ)
-    environ[START_VARIABLE] = f"{environ['SLURM_JOB_ID']}.{environ.get('SLURM_RESTART_COUNT', 0)}"
-    os.environ[START_VARIABLE] = environ[START_VARIABLE]
     if "SLURM_CPUS_PER_TASK" in environ:  # srun does not take it over from the job
         environ["SRUN_CPUS_PER_TASK"] = environ["SLURM_CPUS_PER_TASK"]
-    # A process that dies of a signal takes the job with it; one that has heard it waits until the ranks have left.
-    heard: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: heard.append(number))
     code = _checked(check)
     if signal.SIGTERM in heard:
         return 128 + signal.SIGTERM

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from launcher.slurm import slurm_environment
-from launcher.slurm_job import run_in_job
+from launcher.slurm_job import listen, run_in_job
 
 asked = 0
 
@@ -40,7 +40,7 @@ def all_reduce() -> int:
 def main() -> int:
     if "--srun" in sys.argv:
         words = [word for word in sys.argv[1:] if word != "--srun"]
-        return run_in_job([sys.executable, __file__, *words], Path(words[1]), lambda: None, lambda: None)
+        return run_in_job([sys.executable, __file__, *words], Path(words[1]), listen(), lambda: None, lambda: None)
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, ask)
     environment = slurm_environment(os.environ) or {"RANK": "0", "WORLD_SIZE": "1"}
