@@ -1,8 +1,8 @@
 """Stands in for ``imuvid`` under Slurm: keeps the contract between a rank and its launcher, and trains nothing.
 
-``stand_in.py pretrain [--srun] FOLDER steps=N [reduce=1] [crash=STEP] [mistake=STEP] [kill=STEP] [stubborn=1]``: counts
+``stand_in.py pretrain [--srun] FOLDER steps=N [reduce=1] [crash=STEP] [mistake=STEP] [kill=STEP] [upset=1]``: counts
 to N, a step each 0.1 s, and keeps its count in FOLDER. On SIGUSR1 it saves and exits 85, on SIGTERM it saves and exits
-143, unless stubborn; it goes on from what it has saved. At the steps given it exits with 1 or 2, or, once, is killed.
+143, or with 1 if upset; it goes on from what it has saved. At the steps given it exits with 1 or 2, or, once, is killed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def main() -> int:
     if "reduce" in options:
         say(f"sum {all_reduce()} with {environment['WORLD_SIZE']} ranks by {environment['MASTER_ADDR']}")
     while step < int(options["steps"]):
-        if asked and not ("stubborn" in options and asked == signal.SIGTERM):
+        if asked and "upset" in options:
+            return 1
+        if asked:
             saved.write_text(str(step))
             say(f"saved step {step} on signal {asked}")
             return 85 if asked == signal.SIGUSR1 else 143

@@ -100,13 +100,15 @@ def test_a_users_mistake_fails_the_job_at_once(slurm_cluster: SlurmCluster, env,
     assert (shown["ExitCode"], shown["Restarts"]) == ("2:0", "0")
 
 
-def test_a_cancelled_job_whose_ranks_do_not_hear_stays_cancelled(slurm_cluster: SlurmCluster, env, tmp_path: Path):
-    job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=600", "stubborn=1", env=env)
+def test_a_cancelled_job_whose_ranks_crash_over_it_stays_cancelled(slurm_cluster: SlurmCluster, env, tmp_path: Path):
+    job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=600", "upset=1", env=env)
     slurm_cluster.wait_for_log(job, "rank 1 on n2: did step 3", timeout_s=30)
     slurm_cluster.run("scancel", job)
     slurm_cluster.wait_for(job, ["CANCELLED"], timeout_s=30)
     slurm_cluster.clear()  # until it has left its hosts
-    assert slurm_cluster.show(job)["Restarts"] == "0"
+    assert "is CANCELLED: it is not requeued" in slurm_cluster.log(job)
+    shown = slurm_cluster.show(job)
+    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
 
 
 def test_usr1_requeues_one_task_of_an_array(slurm_cluster: SlurmCluster, env, tmp_path: Path):
