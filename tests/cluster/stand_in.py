@@ -2,7 +2,7 @@
 
 ``stand_in.py pretrain [--srun] FOLDER steps=N [reduce=1] [crash=STEP] [mistake=STEP] [kill=STEP] [upset=1]``: counts
 to N, a step each 0.1 s, and keeps its count in FOLDER. On SIGUSR1 it saves and exits 85, on SIGTERM it saves and exits
-143, or with 1 if upset; it goes on from what it has saved. At the steps given it exits with 1 or 2, or, once, is killed.
+143, or with 1 if upset; it goes on from what it has saved. At the steps given it exits with 1 or 2, or is killed, once.
 """
 
 from __future__ import annotations
