@@ -224,7 +224,9 @@ def judge(report: Report, config: PretrainConfig) -> None:
     work = Workload(
         model=model,
         zero_stage=config.engine.zero_stage,
+        offload=config.engine.offload,
         micro_batch=config.engine.micro_batch_size,
+        accumulate=config.engine.accumulate,
         batch=config.data.batch_size,
         windows=config.data.batch_size,
         window_bytes=found["window_kb"] * 1e3,

@@ -62,13 +62,19 @@ class Evaluations:
         self._failed: set[str] = set()
 
     def submit_new(self, finished: bool = False) -> None:
-        """Submit what has come since the last call; a job that Slurm does not take costs a line.
+        """Submit what has come since the last call; what fails costs a line, never the run.
 
         Args:
             finished: whether the run is over, so that its newest checkpoint is the last.
         """
         if not self._every:
             return
+        try:
+            self._submit_new(finished)
+        except (OSError, ValueError) as error:
+            print(f"imuvid: checkpoints are not evaluated: {error}", file=sys.stderr, flush=True)
+
+    def _submit_new(self, finished: bool) -> None:
         there = sorted(path for path in (self._folder / "checkpoints").glob("step-*") if path.name[5:].isdigit())
         wanted = [path for path in there if int(path.name[5:]) % self._every == 0 or (finished and path == there[-1])]
         submitted = self._submitted()

@@ -14,10 +14,12 @@ FORMULAS = {
     "parameters": "4 B each; stages 1 and 2: and 4 B / N of each trainable one (the copy that ZeRO updates); stage 3:"
     " all of it / N",
     "gradients": "4 B a trainable parameter; stage 3: / N. A bucket holds 5e8 of them, so stage 2 frees none before",
-    "moments": "8 B a trainable parameter (AdamW, fp32); stages 1 to 3: / N",
+    "moments": "8 B a trainable parameter (AdamW, fp32); stages 1 to 3: / N; with engine.offload in host memory, and so"
+    " is the copy of the parameters",
     "bucket": "stages 1 to 3: 2 GB, DeepSpeed's buffer for 5e8 gradients (in the backward pass; at stage 3 always)",
-    "activations": "windows of a rank (engine.micro_batch_size, if set) * bytes that autograd keeps of one, counted on"
-    " the model itself, + its casts of the parameters",
+    "activations": "windows in the towers at a time (a rank's, / engine.accumulate, or engine.micro_batch_size) * bytes"
+    " that autograd keeps of one, counted on the model itself, + its casts of the parameters;"
+    " engine.activation_checkpointing, which saves most of it, is not counted",
     "compute": "windows of a rank / samples_per_s",
     "communication": "bytes a rank sends / bandwidth + latency_us * 2 log2(N) of each exchange;"
     " gradients and parameters P = 4 B a trainable one: (N-1)/N * 2P at stage 0, 3P at stages 1 to 3;"
@@ -99,8 +101,10 @@ class Workload:
 
     model: ModelSize
     zero_stage: int
+    offload: bool
     micro_batch: int
     """0 for all windows at a time."""
+    accumulate: int
     batch: int
     windows: int
     """Of the training split."""
@@ -109,6 +113,12 @@ class Workload:
     loader_cores: int
     checkpoints: int
     """That are kept at most, with the one that is being written."""
+
+    def memory(self, devices: int, local: int, zero_stage: int | None = None) -> Memory:
+        """Return what a device holds, with ``local`` windows a step."""
+        stage = self.zero_stage if zero_stage is None else zero_stage
+        at_a_time = min(local, self.micro_batch or math.ceil(local / self.accumulate))
+        return memory(self.model, stage, devices, at_a_time, self.offload)
 
 
 @dataclass
@@ -171,19 +181,22 @@ class Plan:
     formulas: dict[str, str] = field(default_factory=lambda: dict(FORMULAS))
 
 
-def memory(model: ModelSize, zero_stage: int, devices: int, windows: int) -> Memory:
+def memory(model: ModelSize, zero_stage: int, devices: int, windows: int, offload: bool = False) -> Memory:
     """Return what a device holds with ``windows`` in the towers at a time (FORMULAS)."""
     whole, share = 4 * model.trainable, 4 * math.ceil(model.trainable / devices)
     frozen = 4 * model.frozen
     parameters = {0: whole + frozen, 1: whole + share + frozen, 2: whole + share + frozen}.get(
         zero_stage, 2 * share + math.ceil(frozen / devices)
     )
+    moments = 2 * (share if zero_stage else whole)
+    if offload and zero_stage:
+        parameters, moments = parameters - share, 0
     return Memory(
         zero_stage=zero_stage,
         devices=devices,
         parameters=parameters,
         gradients=share if zero_stage == 3 else whole,
-        moments=2 * (share if zero_stage else whole),
+        moments=moments,
         bucket=_BUCKET_BYTES if zero_stage else 0,
         activations=windows * model.activation_bytes + model.cast_bytes,
     )
@@ -219,7 +232,7 @@ def scaling(work: Workload, figures: dict[str, float], devices: int, local: int)
     alone = max(alone_compute + alone_communication, alone_data)
     batch = devices * local
     hours = work.epochs * work.windows / batch * step / 3600
-    used = memory(work.model, work.zero_stage, devices, min(local, work.micro_batch or local)).total
+    used = work.memory(devices, local).total
     bound = "data" if data > compute + communication else "communication" if communication > compute else "compute"
     return Scaling(
         devices=devices,
@@ -252,11 +265,7 @@ def make_plan(work: Workload, figures: dict[str, float], assumed: list[str], loc
         figures=figures,
         assumed=assumed,
         model=work.model,
-        memory=[
-            memory(work.model, stage, n, min(local_batch, work.micro_batch or local_batch))
-            for stage in range(4)
-            for n in numbers
-        ],
+        memory=[work.memory(n, local_batch, stage) for stage in range(4) for n in numbers],
         same_batch=same,
         growing_batch=[scaling(work, figures, n, local_batch) for n in numbers],
         loader_cores=figures["samples_per_s"] / figures["decode_per_core_s"],

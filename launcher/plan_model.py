@@ -119,7 +119,9 @@ def plan_pretraining(path: Path, words: Sequence[str]) -> Plan:
     work = Workload(
         model=model_size(config, stated),
         zero_stage=config.engine.zero_stage,
+        offload=config.engine.offload,
         micro_batch=config.engine.micro_batch_size,
+        accumulate=config.engine.accumulate,
         batch=config.data.batch_size,
         windows=windows,
         window_bytes=window_bytes,

@@ -70,7 +70,7 @@ def run_in_job(
         folder: of the run.
         heard: from :func:`listen`.
         check: called before the ranks are started; raises UserError where that would be in vain.
-        meanwhile: called every ``poll_s`` seconds while they run.
+        meanwhile: called every ``poll_s`` seconds while they run; must not raise.
         poll_s: seconds.
 
     Raises:
@@ -109,10 +109,7 @@ def _srun(command: Sequence[str], environ: Mapping[str, str], meanwhile: Callabl
         try:
             code = process.wait(timeout=poll_s)
         except subprocess.TimeoutExpired:
-            try:
-                meanwhile()
-            except Exception as error:  # not worth the run
-                _say(f"{type(error).__name__}: {error}")
+            meanwhile()
     return 128 - code if code < 0 else code
 
 

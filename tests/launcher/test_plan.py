@@ -29,10 +29,26 @@ def test_memory_of_a_model_of_a_hundred_million_parameters():
     assert rows[0].total == pytest.approx(0.6e9 + 0.4e9 + 0.8e9 + 1e9)
     assert rows[1].total == rows[2].total == pytest.approx(0.7e9 + 0.4e9 + 0.2e9 + 2e9 + 1e9)
     assert rows[3].total == pytest.approx(0.25e9 + 0.1e9 + 0.2e9 + 2e9 + 1e9)
+    off = memory(MODEL, 1, 4, 10, offload=True)
+    assert off.total == pytest.approx(rows[1].total - 0.1e9 - 0.2e9)
+    assert memory(MODEL, 0, 4, 10, offload=True).total == rows[0].total
+
+
+@pytest.mark.parametrize(("changes", "windows"), [({}, 64), ({"accumulate": 4}, 16), ({"micro_batch": 8}, 8)])
+def test_activations_are_of_the_windows_at_a_time(changes, windows):
+    assert workload(**changes).memory(2, 64).activations == windows * 10**8
 
 
 def workload(**changes) -> Workload:
-    values = {"zero_stage": 0, "micro_batch": 0, "batch": 512, "windows": 1_000_000, "window_bytes": 1e5}
+    values = {
+        "zero_stage": 0,
+        "offload": False,
+        "micro_batch": 0,
+        "accumulate": 1,
+        "batch": 512,
+        "windows": 1_000_000,
+        "window_bytes": 1e5,
+    }
     return Workload(**{"model": MODEL, **values, "epochs": 10, "loader_cores": 4, "checkpoints": 4, **changes})
 
 

@@ -116,3 +116,6 @@ def test_each_kept_checkpoint_is_submitted_once(tmp_path: Path, monkeypatch, cap
         again.submit_new()
     assert "step-00000060" not in record()
     assert capsys.readouterr().err == "imuvid: step-00000060 is not evaluated: no such partition\n"
+    (tmp_path / "r/evaluations.json").write_text("{")
+    again.submit_new()
+    assert "checkpoints are not evaluated: " in capsys.readouterr().err
