@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
 
+log = logging.getLogger(__name__)
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""
 
@@ -89,6 +90,8 @@ def pretrain(
             # Here a mistake is one line; from the ranks it would be one each.
             train, _ = check_start(settings, world)
             check_run_folder(settings, train.fingerprint)
+            if settings.evaluate.every and not srun:
+                log.info("evaluate.every is for Slurm jobs, with --srun: nothing is evaluated here")
 
         raise typer.Exit(_start_job(settings, heard, check) if srun else _start_ranks(world, check))
     if os.environ["RANK"] == "0":
