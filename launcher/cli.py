@@ -34,7 +34,7 @@ app = typer.Typer(
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("launcher.cli")  # also where this file is the program
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""
 
