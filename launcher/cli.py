@@ -19,6 +19,7 @@ from launcher.datasets_cli import datasets_app
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
+from launcher.sweep_cli import sweep_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
+app.command("sweep")(sweep_command)
 
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""

@@ -1,0 +1,46 @@
+"""The command ``imuvid sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.options import JsonFile, Words, write_json
+
+
+def sweep_command(
+    config: Path,
+    words: Words = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep of that name.")] = False,
+    confirm: Annotated[
+        int | None, typer.Option(min=2, help="Then train best and default with so many seeds, and compare them.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Search hyper-parameters by Ray Tune: each trial is a run as `imuvid pretrain` starts it, judged on validation data.
+
+    On one machine:  imuvid sweep configs/sweep/demo.yaml
+
+    On a cluster:  sbatch --nodes 4 --gpus-per-node 8 slurm/sweep.sh CONFIG [KEY=VALUE]...
+    """
+    from imuvid import config as configs
+    from launcher.sweep.config import SweepConfig
+    from launcher.sweep.results import write_results
+    from launcher.sweep.run import sweep
+
+    settings = configs.load(SweepConfig, config, words or [])
+    print(configs.to_yaml(settings), end="", flush=True)
+    result = sweep(settings, resume)
+    summary = write_results(settings, result, str(config))
+    if confirm is not None and not result.exit_code and summary.best is not None:
+        from launcher.sweep.confirm import confirm_best
+
+        confirmation = confirm_best(settings, summary.best, confirm)
+        summary = write_results(settings, result, str(config), confirmation)
+    for line in summary.lines():
+        print(line)
+    write_json(json_file, summary)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
