@@ -7,6 +7,7 @@ import os
 import socket
 
 import ray
+from ray._private import ray_constants
 
 from imuvid.errors import UserError
 
@@ -15,7 +16,6 @@ logger = logging.getLogger(__name__)
 CONNECT_LIMIT_S = 10.0
 """Longest wait for the host of an address, seconds."""
 START_TRIES = 3
-LOOPBACK = "127.0.0.1"
 
 
 def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
@@ -33,7 +33,9 @@ def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is not None:
         _check_reachable(address, word)
-    own = {} if address else {"num_cpus": cpus, "include_dashboard": dashboard, "_node_ip_address": LOOPBACK}
+    own = {} if address else {"num_cpus": cpus, "include_dashboard": dashboard}
+    if address is None:
+        _stay_on_loopback()
     for tries_left in range(START_TRIES - 1, -1, -1):
         try:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
@@ -44,6 +46,12 @@ def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
             if not tries_left:
                 raise UserError(f"Ray at {address or 'this machine'} does not start: {first}") from error
             logger.warning("Ray did not start (%s): trying again", first)
+
+
+def _stay_on_loopback() -> None:
+    """Have Ray listen on 127.0.0.1: on Linux it takes the machine's address even where it is told otherwise."""
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _check_reachable(address: str, word: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,9 @@ def sweep_command(
     confirm: Annotated[
         int | None, typer.Option(min=2, help="Then train best and default with so many seeds, and compare them.")
     ] = None,
+    in_allocation: Annotated[
+        bool, typer.Option("--in-allocation", help="On the tasks of an srun step, one a machine: they are its cluster.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Search hyper-parameters by Ray Tune: each trial is a run as `imuvid pretrain` starts it, judged on validation data.
@@ -31,8 +35,16 @@ def sweep_command(
     from launcher.sweep.run import sweep
 
     settings = configs.load(SweepConfig, config, words or [])
-    print(configs.to_yaml(settings), end="", flush=True)
-    result = sweep(settings, resume)
+    with contextlib.ExitStack() as stack:
+        if in_allocation:
+            from launcher.sweep.allocation import ray_cluster
+
+            address = stack.enter_context(ray_cluster(settings.folder, settings.ray.dashboard))
+            if address is None:
+                return  # a machine of the cluster, and the sweep is over
+            settings.ray.address = address
+        print(configs.to_yaml(settings), end="", flush=True)
+        result = sweep(settings, resume)
     summary = write_results(settings, result, str(config))
     if confirm is not None and not result.exit_code and summary.best is not None:
         from launcher.sweep.confirm import confirm_best

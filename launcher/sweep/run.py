@@ -118,7 +118,9 @@ class Limits(Stopper):
         self._plan, self._searcher = plan, searcher
         self._began = time.monotonic()
         self._gpus = plan.config.trial.gpus_per_rank * plan.config.trial.ranks_per_node * plan.config.trial.nodes
-        self._seconds = {number: records.read_seconds(plan.folder, number) for number in records.read_journal(plan.folder)}
+        self._seconds = {
+            number: records.read_seconds(plan.folder, number) for number in records.read_journal(plan.folder)
+        }
         self._end_by: float | None = None
         self.why = ""
         self.signal = 0
@@ -240,7 +242,9 @@ def _claim(config: SweepConfig, folder: Path, resume: bool) -> dict[int, dict[st
     saved, begun = folder / "sweep.yaml", records.read_journal(folder)
     if saved.exists():
         if begun and not resume:
-            raise UserError(f"{folder} holds a sweep of {len(begun)} trials: --resume goes on with it, name=... begins anew")
+            raise UserError(
+                f"{folder} holds a sweep of {len(begun)} trials: --resume goes on with it, name=... begins anew"
+            )
         earlier = configs.load(SweepConfig, saved)
         changed = sorted(_changed(configs.to_dict(earlier), configs.to_dict(config)))
         if begun and changed:

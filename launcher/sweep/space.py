@@ -128,7 +128,9 @@ def _parameter(key: str, entry: Mapping[str, Any]) -> Parameter:
     kinds = [kind for kind in KINDS if kind in entry]
     unknown = [word for word in entry if word not in (*KINDS, "when")]
     if len(kinds) != 1 or unknown:
-        raise UserError(f"space: {key}: has {', '.join(map(str, entry))}: one of {', '.join(KINDS)}, and when, are known")
+        raise UserError(
+            f"space: {key}: has {', '.join(map(str, entry))}: one of {', '.join(KINDS)}, and when, are known"
+        )
     kind, values = kinds[0], entry[kinds[0]]
     if not isinstance(values, list) or not values:
         raise UserError(f"space: {key}: {kind} needs a list, not {values!r}")

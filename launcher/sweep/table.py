@@ -66,4 +66,6 @@ class Table(Callback):
 
 def describe(parameters: dict[str, Any]) -> str:
     """Return parameters in one line."""
-    return "  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in parameters.items())
+    return "  ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in parameters.items()
+    )
