@@ -23,7 +23,7 @@ def sweep_command(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Search hyper-parameters by Ray Tune: each trial is a run as `imuvid pretrain` starts it, judged on validation data.
+    """Search hyper-parameters by Ray Tune: trials are runs as `imuvid pretrain` starts them, judged on validation data.
 
     On one machine:  imuvid sweep configs/sweep/demo.yaml
 

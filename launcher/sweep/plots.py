@@ -12,7 +12,7 @@ from launcher.sweep.space import Parameter, Space
 
 WIDTH, HEIGHT = 960.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 16.0, 34.0, 30.0
-# Ends and middle of a ramp that also reads in grey and with defective colour vision (after cividis, Nuñez et al., 2018).
+# Ends and middle of a ramp that reads in grey, and with defective colour vision (after cividis, Nuñez et al., 2018).
 _RAMP = ((0, 45, 110), (124, 123, 120), (250, 200, 40))
 MOST_LABELS = 6
 
@@ -92,7 +92,7 @@ def learning_curves(trials: list[Trial], metric: str) -> Figure:
 
 
 class _Scale:
-    """Maps the values of one axis to [0, 1]: by logarithm where they were drawn so, by place where they have no order."""
+    """Maps the values of one axis to [0, 1]: by logarithm where they were drawn so, by place where they are choices."""
 
     def __init__(self, values: list[Any], parameter: Parameter | None):
         present = [value for value in values if value is not None]

@@ -38,8 +38,8 @@ SCHEMA = pa.schema(
         ("run", pa.string()),
     ]
 )
-"""Of sweep.parquet: a row a trial. ``score`` is the last of ``scores``, which were taken at ``steps``; ``parameters`` is
-JSON, and each parameter is a column of its own beside it."""
+"""Of sweep.parquet: a row a trial. ``score`` is the last of ``scores``, which were taken at ``steps``; ``parameters``
+is JSON, and each parameter is a column of its own beside it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Which trials go on: Ray Tune's schedulers, told only of scores, whose stop is written down before it is carried out."""
+"""Which trials go on: Ray Tune's schedulers, told only of scores; a stop is written down before it is carried out."""
 
 from __future__ import annotations
 
