@@ -31,8 +31,6 @@ def sweep_command(
     """
     from imuvid import config as configs
     from launcher.sweep.config import SweepConfig
-    from launcher.sweep.results import write_results
-    from launcher.sweep.run import sweep
 
     settings = configs.load(SweepConfig, config, words or [])
     with contextlib.ExitStack() as stack:
@@ -43,14 +41,17 @@ def sweep_command(
             if address is None:
                 return  # a machine of the cluster, and the sweep is over
             settings.ray.address = address
+        # Only now: Ray takes the password of its cluster from the environment when it is imported.
+        from launcher.sweep.confirm import confirm_best
+        from launcher.sweep.results import write_results
+        from launcher.sweep.run import sweep
+
         print(configs.to_yaml(settings), end="", flush=True)
         result = sweep(settings, resume)
-    summary = write_results(settings, result, str(config))
-    if confirm is not None and not result.exit_code and summary.best is not None:
-        from launcher.sweep.confirm import confirm_best
-
-        confirmation = confirm_best(settings, summary.best, confirm)
-        summary = write_results(settings, result, str(config), confirmation)
+        summary = write_results(settings, result, str(config))
+        if confirm is not None and result.complete and summary.best is not None:
+            confirmation = confirm_best(settings, summary.best, confirm)
+            summary = write_results(settings, result, str(config), confirmation)
     for line in summary.lines():
         print(line)
     write_json(json_file, summary)

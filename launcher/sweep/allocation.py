@@ -138,13 +138,21 @@ def _start_node(words: list[str], environ: Mapping[str, str], address: str) -> s
     ports += [f"--dashboard-agent-listen-port={free_port()}", f"--runtime-env-agent-port={free_port()}"]
     # Ray takes another address than the loopback that it is given, unless it is told that there is no cluster.
     alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if address == "127.0.0.1" else {}
+    die = die_with(os.getpid())
+
+    def on_start() -> None:
+        # Slurm's warning comes to every process of the step: the ranks and the sweep act on it, Ray would die of it.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if die:
+            die()
+
     return subprocess.Popen(
         [*program, *words, f"--node-ip-address={address}", *resources, *ports],
         env={**os.environ, **alone},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=die_with(os.getpid()),
+        preexec_fn=on_start,
     )
 
 

@@ -7,6 +7,7 @@ again, with their numbers and parameters, and a model-based search learns from t
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,13 +87,13 @@ class TpeSearch:
             raise UserError("search.kind=tpe needs Optuna: pip install optuna, or set search.kind=random") from error
         self._optuna, self._space = optuna, space
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` may change its interface
         sampler = optuna.samplers.TPESampler(
             seed=config.seed + begun,
             n_startup_trials=config.startup_trials,
             multivariate=True,
             group=True,  # of parameters that appear together: conditions split them
             constant_liar=True,  # trials that run are taken for bad ones, so that others look elsewhere
-            warn_independent_sampling=False,
         )
         direction = "maximize" if maximise else "minimize"
         self._study = optuna.create_study(direction=direction, sampler=sampler)

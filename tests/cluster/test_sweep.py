@@ -84,7 +84,7 @@ def test_a_sweep_over_two_hosts_survives_the_kill_of_a_rank_a_node_and_the_drive
         return sum(len(trial.scores) for trial in records.read_trials(folder, "mrr_imu_to_video"))
 
     job = slurm_cluster.submit(script, str(config), env=env)
-    wait_until(lambda: scores() or "rror" in slurm_cluster.log(job), slurm_cluster.log(job), 120)
+    wait_until(lambda: scores() or slurm_cluster.show(job)["JobState"] == "FAILED", "no score", 120)
     assert scores(), slurm_cluster.log(job)
     ranks = processes("launcher.cli", "pretrain", str(tmp_path))
     hosts = {next(word for word in variables if word.startswith("SLURMD_NODENAME=")) for variables in ranks.values()}
