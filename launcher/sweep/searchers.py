@@ -210,8 +210,10 @@ class JournalSearcher(Searcher):
     def __init__(self, search: Search, folder: Path, max_trials: int | None):
         super().__init__(metric=SCORE, mode="max")
         self._search, self._folder, self._max_trials = search, folder, max_trials
-        self._again = sorted(records.read_journal(folder).items())
-        self._next = self._again[-1][0] + 1 if self._again else 0
+        begun = records.read_journal(folder)
+        self._next = max(begun, default=-1) + 1
+        # Those that are through first: what they say is known before others go on.
+        self._again = sorted(begun.items(), key=lambda item: (records.read_outcome(folder, item[0]) is None, item[0]))
         self._numbers: dict[str, int] = {}
         self._scores: dict[str, list[tuple[float, float]]] = {}
         self.closed = False

@@ -58,7 +58,7 @@ def resources(config: SweepConfig, replay: bool) -> tune.PlacementGroupFactory:
     A trial that is through only says again how it went, which takes no machine.
     """
     if replay:
-        return tune.PlacementGroupFactory([{"CPU": 0.001}])
+        return tune.PlacementGroupFactory([{"memory": 1}])  # a byte: Ray takes no bundle without anything
     trial = config.trial
     bundle = {"CPU": trial.cpus_per_rank * trial.ranks_per_node}
     if trial.gpus_per_rank:
