@@ -36,11 +36,11 @@ class OnScores:
 
     folder: Path
 
-    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """See :class:`ray.tune.schedulers.TrialScheduler`."""
         if SCORE not in result:
             return TrialScheduler.CONTINUE
-        decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
+        decision: str = super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
         if decision != TrialScheduler.STOP:
             return decision
         records.write_outcome(self.folder, trial.config["number"], Outcome(STOPPED, f"at {result[PERCENT]:.0f} %"))
