@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from imuvid import config as configs
 from imuvid.errors import UserError
 from imuvid.manifest import file_sums, write_manifest
 from launcher.sweep import confirm, records
 from launcher.sweep.allocation import private_address
 from launcher.sweep.cloning import copy_newest_checkpoint
-from launcher.sweep.config import OodConfig, SweepConfig
+from launcher.sweep.config import OodConfig, SweepConfig, check_sweep, pretrain_config
 from launcher.sweep.ood_score import OodScorer, headline
 from launcher.sweep.records import FINISHED, STOPPED, Outcome, Score, Trial
 from launcher.sweep.run import SweepResult
+from launcher.sweep.space import draw_random, parse_space
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def write_run(run: Path, steps: dict[int, float], num_steps: int, epochs: float = 2.0) -> None:
@@ -155,6 +159,19 @@ def test_a_confirmation_pairs_best_and_default_by_seed(tmp_path: Path, monkeypat
     assert found["difference"]["low"] > 0
     assert "better than the default" in found["lines"][-1]
     assert found["rows"][0]["low"] < values[0].mean() < found["rows"][0]["high"]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sweeps_that_come_with_it_start_runs_that_exist(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    config = configs.load(SweepConfig, path)
+    check_sweep(config)
+    space = parse_space(config.space)
+    for number in range(5):
+        parameters = draw_random(space, 0, number)
+        settings = pretrain_config(config, parameters, "0001", Path("runs/x"))
+        assert settings.name == "0001"
+        assert settings.optimizer.lr == parameters["optimizer.lr"]
 
 
 def test_ray_gets_no_public_address(monkeypatch: pytest.MonkeyPatch):
