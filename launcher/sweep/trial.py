@@ -142,7 +142,7 @@ class SweepTrial(tune.Trainable):
         self._run, self._said, self._seen = run, -1, ()
 
     def _next_score(self) -> Score | None:
-        """The first score of the run that Tune does not know; the last one of a run that runs is kept back."""
+        """The first score of the run that Tune does not know; the last one is kept back until the run has ended."""
         sign = _sign_of(self._run / "metrics.jsonl", self._run / "ood.jsonl")
         if sign != self._seen:
             self._seen = sign
@@ -150,7 +150,7 @@ class SweepTrial(tune.Trainable):
             self._scores = records.read_scores(self._run, self._sweep.metric, self._epochs or 1.0)
         score = next((each for each in self._scores if each.step > self._said), None)
         # A run ends after its last score: Tune hears of both at once, and never stops a trial that has finished.
-        if score is None or (score.percent >= 100 and self._hosts):
+        if score is None or (score.percent >= 100 and self._ended is None):
             return None
         self._said, self._restarts = score.step, 0
         return score
