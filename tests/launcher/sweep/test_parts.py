@@ -18,8 +18,10 @@ from launcher.sweep.cloning import copy_newest_checkpoint
 from launcher.sweep.config import OodConfig, SweepConfig, check_sweep, pretrain_config
 from launcher.sweep.ood_score import OodScorer, headline
 from launcher.sweep.records import FINISHED, STOPPED, Outcome, Score, Trial
-from launcher.sweep.run import SweepResult
+from launcher.sweep.run import Limits, SweepResult
+from launcher.sweep.searchers import JournalSearcher, ListedSearch
 from launcher.sweep.space import draw_random, parse_space
+from launcher.sweep.trial import Plan
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -159,6 +161,25 @@ def test_a_confirmation_pairs_best_and_default_by_seed(tmp_path: Path, monkeypat
     assert found["difference"]["low"] > 0
     assert "better than the default" in found["lines"][-1]
     assert found["rows"][0]["low"] < values[0].mean() < found["rows"][0]["high"]
+
+
+def test_gpu_hours_are_those_of_all_starts_and_end_the_sweep_without_a_kill(tmp_path: Path):
+    config = SweepConfig(name="s", base="b")
+    config.limits.gpu_hours, config.trial.gpus_per_rank, config.trial.ranks_per_node = 1.0, 1.0, 4
+    records.append_journal(tmp_path, 0, {})
+    records.write_seconds(tmp_path, 0, 600)  # in an earlier start
+    searcher = JournalSearcher(ListedSearch([{}, {}]), tmp_path, None)
+    limits = Limits(Plan(config, tmp_path, "this", "."), searcher)
+    limits("t", {"number": 1, "seconds": 290.0})
+    assert not limits.stop_all()
+    assert limits.gpu_hours() == pytest.approx(4 * 890 / 3600)
+    assert isinstance(searcher.suggest("a"), dict)
+    limits("t", {"number": 1, "seconds": 310.0})
+    assert not limits.stop_all()  # the trials leave by themselves
+    assert json.loads((tmp_path / "leave.json").read_text()) == {"start": "this"}
+    assert searcher.suggest("b") == JournalSearcher.FINISHED
+    assert limits.why == "limits.gpu_hours=1 are used up"
+    assert limits.exit_code(True) == 0
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/sweep").glob("*.yaml")), ids=lambda path: path.stem)
