@@ -116,5 +116,6 @@ def test_a_sweep_over_two_hosts_survives_the_kill_of_a_rank_a_node_and_the_drive
     for trial in trials:
         log = (trial.folder / "host-0.log").read_text()
         assert len(re.findall(r"^finished: [1-9]", log, re.M)) == (trial.state == "finished")
+        assert trial.state != "stopped" or "stopped by SIGTERM at step" in log
     assert not processes("raylet/raylet", "10.66.0."), "Ray outlives the job"
     assert "best: trial" in slurm_cluster.log(job)

@@ -185,6 +185,7 @@ def test_a_sweep_outlives_its_driver_frees_what_it_stops_and_records_what_fails(
     for trial in trials:
         log = (trial.folder / "host-0.log").read_text()
         assert len(re.findall(r"^finished: [1-9]", log, re.M)) == (trial.state == "finished"), trial
+        assert ("stopped by SIGTERM at step" in log) == (trial.state == "stopped"), trial  # it saved before it left
     assert "resumed at step" in (run / "host-0.log").read_text()
     wait_until(lambda: free_cpus() == CPUS and not placement_groups("CREATED"), "Ray still holds something", 20)
     assert len(placement_groups("REMOVED")) >= num_trials + 1  # one more for the start that was killed
