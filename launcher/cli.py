@@ -20,6 +20,7 @@ from launcher.datasets_cli import datasets_app
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
+from launcher.sweep_cli import sweep_command
 
 if TYPE_CHECKING:
     from imuvid.training.config import PretrainConfig
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
+app.command("sweep")(sweep_command)
 
 log = logging.getLogger("launcher.cli")  # also where this file is the program
 LOCAL_START = "IMUVID_LOCAL_START"
