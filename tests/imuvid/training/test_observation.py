@@ -83,6 +83,7 @@ def test_collapse_is_a_rank_of_one_and_equal_directions_are_all():
     assert effective_rank(torch.ones(50, 8)).item() == pytest.approx(1, abs=1e-3)
     assert effective_rank(torch.eye(8)).item() == pytest.approx(8)
     assert math.isfinite(effective_rank(torch.zeros(5, 3)).item())
+    assert math.isnan(effective_rank(torch.tensor([[1.0, math.nan], [0.0, 1.0]])).item())
 
 
 @pytest.mark.parametrize("text", ["10", "10:", "a:b", "20:10", "5:5", "620"])
