@@ -162,6 +162,7 @@ class Ours:
             began = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - began
+            self.timer.got(self.config.data.batch_size)
             self.step(batch)
         return waited / (time.perf_counter() - start)
 
@@ -310,6 +311,7 @@ def measure(batch: int, rounds: int, steps: int) -> dict[str, float]:
         "checkpoint_share": statistics.median(saves) / (INTERVAL * step_s),
         "data_wait_share": waits[0],
         "weak_scaling": statistics.median(one / ours for ours, _, one in pairs),
+        "bare_weak_scaling": statistics.median(one / bare for _, bare, one in pairs),
         **{f"optimizer_state_off_zero_{stage}": states[0][stage - 1] for stage in (1, 2, 3)},
         "optimizer_state_off": max(abs(off) for rank in states for off in rank),
     }

@@ -71,7 +71,7 @@ class Journal:
         self._meters.live(
             f"step {step}/{num_steps} ({step / num_steps:.0%})  loss {line['loss']:.3f}  lr {lr:.1e}"
             f"  {line['samples_per_s']:.0f} samples/s  data wait {line['data_wait_share']:.0%}"
-            f"  {timedelta(seconds=round(left))} left"
+            f"  {timedelta(seconds=round(min(left, 1e9)))} left"
         )
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
