@@ -13,6 +13,7 @@ from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
 from imuvid.ood.datasets.spar import SPARConfig
+from imuvid.ood.paired import PairedConfig
 from imuvid.ood.settings import EvaluationSettings
 
 
@@ -68,6 +69,8 @@ class OODConfig(EvaluationSettings):
     subjects: str = "test"
     """test, or validation: training subjects alone are scored, each held out once, by the pretrained encoder's linear
     probe; for choosing settings of the pretraining."""
+    paired: PairedConfig = field(default_factory=PairedConfig)
+    """For retrieval between IMU and video, and zero-shot classification by video."""
     num_bootstrap: int = 2000
     """Resamples of the test subjects for the intervals."""
     sensors: str = "apart"

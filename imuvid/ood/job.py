@@ -31,8 +31,9 @@ from imuvid.ood.embedding import choose_device
 from imuvid.ood.maps import embedding_maps
 from imuvid.ood.model import FunctionModel
 from imuvid.ood.names import LINEAR, PRETRAINED, RANDOM
+from imuvid.ood.paired import PairEncoder, held_out
 from imuvid.ood.parts import PARTS, Execute, Parts, one_thread, run_elsewhere, run_here
-from imuvid.ood.predictions import to_table
+from imuvid.ood.predictions import merge, to_table
 from imuvid.ood.probes import selection_rule
 from imuvid.ood.protocols.folds import (
     Fold,
@@ -54,11 +55,13 @@ from imuvid.ood.representations import (
     RawRepresentation,
 )
 from imuvid.ood.results import EvaluationResult, describe_model, describe_program, write_results
+from imuvid.ood.retrieval import retrieve, summarise_retrieval
 from imuvid.ood.scalars import write_scalars
 from imuvid.ood.statements import describe, statements
 from imuvid.ood.summary import ALL, HEADLINE_METRIC, summarise
 from imuvid.ood.training_log import find_run, read_training_log
 from imuvid.ood.workers import identity, prepare, run_part
+from imuvid.ood.zero_shot_inputs import zero_shot_table
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,13 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
         else:
             tasks = make_tasks(config, encoder, device)
             table = run_here(parts, tasks, run_fold)
+        pairs = _pair_encoder(model, encoder, config, device)
+        if pairs is not None:
+            table = merge([table, *zero_shot_table(tasks, pairs, config)])
         results = summarise(table, config.num_bootstrap, config.seed)
+        queries = None
+        if pairs is not None and config.paired.root is not None:
+            queries = retrieve(pairs.embed(*held_out(config.paired, encoder)), config.paired.max_offset_s)
         maps = embedding_maps(tasks, config.seed)
     report = {
         "versions": describe_program(),
@@ -125,13 +134,24 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
             for task in tasks
         },
         "results": results,
+        "retrieval": None if queries is None else summarise_retrieval(queries, config.num_bootstrap, config.seed),
         "training": read_training_log(run) if run else None,
     }
-    write_results(out, table, {task.key: published_draws(task) for task in tasks}, report, maps)
+    write_results(out, table, {task.key: published_draws(task) for task in tasks}, report, maps, queries)
     if run is not None and config.out is None:
         write_scalars(run, report)
     parts.clear()
     return EvaluationResult(out, report)
+
+
+def _pair_encoder(
+    model: str | Path | FunctionModel, encoder: Encoder | FunctionModel, config: OODConfig, device: torch.device
+) -> PairEncoder | None:
+    if config.subjects == "validation" or (config.paired.root is None and config.paired.prototypes is None):
+        return None
+    if isinstance(model, FunctionModel) or not isinstance(encoder, Encoder):
+        raise UserError("paired.root and paired.prototypes need a checkpoint, with heads and a video tower")
+    return PairEncoder(Path(model), encoder, config.batch_size, device)
 
 
 def make_tasks(config: OODConfig, encoder: Encoder | FunctionModel, device: torch.device) -> list[Task]:

@@ -23,7 +23,7 @@ from imuvid.ood.predictions import write_predictions
 from imuvid.ood.report import render
 from imuvid.ood.statements import score_table
 
-PREDICTIONS, DRAWS, MAPS = "predictions.parquet", "draws.json", "maps.json"
+PREDICTIONS, RETRIEVAL, DRAWS, MAPS = "predictions.parquet", "retrieval.parquet", "draws.json", "maps.json"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
@@ -68,7 +68,12 @@ def describe_program() -> dict[str, str]:
 
 
 def write_results(
-    out: Path, table: pa.Table, draws: dict[str, Any], report: dict[str, Any], maps: dict[str, Any]
+    out: Path,
+    table: pa.Table,
+    draws: dict[str, Any],
+    report: dict[str, Any],
+    maps: dict[str, Any],
+    queries: pa.Table | None = None,
 ) -> None:
     """Write the files; each appears under its name only when it is whole, the page last.
 
@@ -78,12 +83,14 @@ def write_results(
         draws: for draws.json.
         report: for report.json.
         maps: embedding maps of the tasks, for maps.json and the page.
+        queries: of the retrieval, for retrieval.parquet.
 
     Raises:
         UserError: a file cannot be written.
     """
     files: dict[str, Callable[[Path], Any]] = {
         PREDICTIONS: lambda path: write_predictions(table, path),
+        **({} if queries is None else {RETRIEVAL: lambda path: write_predictions(queries, path)}),
         DRAWS: lambda path: path.write_text(json.dumps(draws, indent=1)),
         MAPS: lambda path: path.write_text(json.dumps(maps)),
         REPORT_JSON: lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False)),

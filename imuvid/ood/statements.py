@@ -22,6 +22,9 @@ METHOD_NAMES = {
     "handmade/forest": "hand-made features, random forest",
     "raw/knn": "raw signal, kNN",
     "none/majority": "majority class",
+    "pretrained/zero-shot-text": "zero-shot by text",
+    "pretrained/zero-shot-source-video": "zero-shot by video of source recordings",
+    "pretrained/zero-shot-target-video": "zero-shot by video of the target's other people",
 }
 """Representation and probe to how a person calls them."""
 

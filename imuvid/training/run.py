@@ -39,7 +39,7 @@ from imuvid.training.optimisation import learning_rate
 from imuvid.training.retrieval import validate
 from imuvid.training.start import check_run_folder, check_start
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
-from imuvid.training.tower_files import tower_parts
+from imuvid.training.tower_files import head_parts, tower_parts
 from imuvid.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -233,8 +233,10 @@ class Run:
         imu = self.engine.tower_state("imu_tower")
         has_pictures = self.dataset.info.video_embedding is None
         video = self.engine.tower_state("video_tower") if has_pictures else None
+        heads = {name: self.engine.tower_state(name) for name in ("imu_head", "video_head")}
         parts: Parts = {f"engine/{name}": write for name, write in self.engine.snapshot().files().items()}
         if self.rank == 0:
+            parts |= head_parts(self.config, self.dataset, self.step, self.engine.module, heads)
             parts |= tower_parts(self.config, self.dataset, self.step, imu, video)
         state = StreamState(
             step=self.step,

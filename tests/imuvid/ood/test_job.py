@@ -23,6 +23,7 @@ from imuvid.ood.datasets.shards import ShardsConfig
 from imuvid.ood.finetune import FinetuneConfig
 from imuvid.ood.job import EvaluationResult, evaluate
 from imuvid.ood.predictions import read_predictions
+from imuvid.ood.probes import ProbeConfig
 from imuvid.ood.protocols.folds import ProtocolConfig
 from imuvid.ood.summary import summarise
 from tests.imuvid.ood.fakes import make_sample, write_daphnet, write_encoder, write_hapt, write_shards
@@ -184,6 +185,45 @@ def test_the_same_arguments_give_the_same_predictions(result, tmp_path):
     assert again.report["results"][HAPT] == result.report["results"][HAPT]
     other = evaluate(root / "run/checkpoints/step-00000100", small(root, out=str(tmp_path / "b"), seed=1, **only))
     assert other.report["results"][HAPT] != result.report["results"][HAPT]
+
+
+def test_a_validation_score_is_of_training_subjects_alone(result, tmp_path):
+    root = tmp_path / "data"
+    write_hapt(root / "hapt")
+    checkpoint = result.out.parents[1] / "checkpoints/step-00000100"
+    config = small(root, datasets=["hapt"], subjects="validation", shots=[], out=str(tmp_path / "a"))
+    report = evaluate(checkpoint, config).report
+    assert report["headline"]["subjects"] == "validation"
+    assert set(report["results"]) == {"hapt/validation"}
+    assert report["results"]["hapt/validation"]["test_subjects"] == ["1", "2", "3", "4"]
+    assert {row["method"] for row in report["results"]["hapt/validation"]["scores"]} == {
+        "pretrained/linear",
+        "pretrained/knn",
+        "none/majority",
+    }
+    for path in (root / "hapt/RawData").glob("*user0[56].txt"):
+        if path.name.startswith("gyro"):
+            path.write_text("3 3 3\n" * len(path.read_text().splitlines()))
+    config.out = str(tmp_path / "b")
+    assert evaluate(checkpoint, config).report["headline"] == report["headline"]
+    tested = evaluate(checkpoint, small(root, datasets=["hapt"], out=str(tmp_path / "c"))).report["headline"]
+    assert tested["subjects"] == "test"
+    assert tested["value"] != report["headline"]["value"]
+    with pytest.raises(UserError, match="leave-one-subject-out tests every subject"):
+        evaluate(checkpoint, small(result.out.parents[2], datasets=["daphnet"], subjects="validation"))
+
+
+def test_rules_of_selection_are_named_and_the_oracle_enters_no_comparison(result, tmp_path):
+    root = result.out.parents[2]
+    probe = ProbeConfig(["lodo-cv", "oracle"], candidates=[0.01, 1.0], neighbour_candidates=[1], leaf_candidates=[1])
+    config = small(root, datasets=["hapt"], probe=probe, shots=[], out=str(tmp_path))
+    report = evaluate(root / "run/checkpoints/step-00000100", config).report
+    rows = [row for row in report["results"][HAPT]["scores"] if row["method"] == "pretrained/linear"]
+    scores = {row["selection"]: row["metrics"]["balanced_accuracy"]["value"] for row in rows}
+    assert set(scores) == {"lodo-cv", "oracle"}
+    assert scores["oracle"] >= scores["lodo-cv"] == report["headline"]["value"]
+    assert {row["selection"] for row in report["results"][HAPT]["differences"]} == {"lodo-cv", "fixed"}
+    assert report["tasks"][HAPT]["selection_rule"].startswith("lodo-cv")
 
 
 def test_a_diverged_encoder_is_refused(result, tmp_path):

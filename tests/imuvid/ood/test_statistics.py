@@ -36,7 +36,7 @@ def test_a_p_value_is_that_of_the_t_test_on_subjects():
     for shift in (0.0, 0.3, 0.5, 0.7):
         values = rng.standard_normal(20) + shift
         means = subject_weights(20, 20_000, seed=0) @ values / 20
-        assert p_value(means, 20) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=0.35, abs=0.005)
+        assert p_value(means, 20) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=0.5, abs=0.012)
 
 
 def test_an_interval_excludes_zero_where_p_is_below_five_percent():

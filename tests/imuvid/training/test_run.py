@@ -132,7 +132,9 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_dataset):
     checkpoints = sorted(p.name for p in (folder / "checkpoints").iterdir())
     assert checkpoints == ["latest", "step-00000060", "step-00000080", "step-00000099"]
     last = folder / "checkpoints/step-00000099"
-    assert {p.name for p in last.iterdir()} == {"engine", "stream.json", "encoder", "video_encoder", "MANIFEST.json"}
+    assert {p.name for p in last.iterdir()} == {
+        *("engine", "stream.json", "encoder", "video_encoder", "shared_space", "MANIFEST.json")
+    }
     assert manifest_problem(last) is None
     assert {p.name for p in (last / "encoder").iterdir()} == {"model.safetensors", "config.json"}
     environment = json.loads((folder / "environment.json").read_text())
