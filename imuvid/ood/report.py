@@ -23,7 +23,7 @@ from imuvid.ood.figures import (
     stress_curves,
     training_curves,
 )
-from imuvid.ood.names import FINETUNE, LINEAR, ORACLE
+from imuvid.ood.names import FINETUNE, KNN, LINEAR, ORACLE
 from imuvid.ood.statements import METHOD_NAMES
 from imuvid.ood.stress import STRESSORS
 from imuvid.ood.summary import ALL, HEADLINE_METRIC
@@ -38,6 +38,16 @@ HEADLINE = (
 )
 """Columns of the headline table."""
 LOWER_IS_BETTER = ("ece",)
+PROBE_NAMES = {LINEAR: "linear probe", FINETUNE: "fine-tuned", KNN: "nearest neighbours"}
+RETRIEVAL_NAMES = {
+    "r_at_1": "right one first (R@1)",
+    "r_at_5": "among the first 5 (R@5)",
+    "r_at_10": "among the first 10 (R@10)",
+    "mrr": "mean reciprocal rank",
+    "median_rank": "median rank",
+    "exact": "right window",
+    "median_error_s": "median error, s",
+}
 
 
 def render(report: dict[str, Any], maps: dict[str, Any]) -> str:
@@ -59,6 +69,7 @@ def render(report: dict[str, Any], maps: dict[str, Any]) -> str:
             intervals=_embed(headline_intervals(results)),
             leaky=[name for name, result in results.items() if not result["strict"]],
             tasks=[_task(name, result, report, maps.get(name)) for name, result in results.items()],
+            retrieval=_retrieval(report.get("retrieval")),
             training_figure=_embed(training_curves(training)) if training else None,
             config=json.dumps(report["config"], indent=2),
         )
@@ -84,7 +95,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
                 "curves": _embed(few_shot_curves(result, style, names)),
                 "tables": [
                     _table(result, HEADLINE_METRIC, {f"{m}/{probe}": m for m in models})
-                    | {"probe": {LINEAR: "linear probe", FINETUNE: "fine-tuned", "knn": "nearest neighbours"}[probe]}
+                    | {"probe": PROBE_NAMES.get(probe, probe.replace("-", " "))}
                     for probe in probes
                 ],
                 "differences": _differences(result, {f"{m}/{p}": f"{m}" for m in models for p in probes}),
@@ -226,6 +237,28 @@ def _differences(result: dict[str, Any], names: dict[str, str]) -> list[dict[str
                 }
             )
     return rows
+
+
+def _retrieval(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return each task of the retrieval with its metrics as rows."""
+    if found is None:
+        return []
+    return [
+        {
+            "name": name.replace("_", " "),
+            "num_queries": task["num_queries"],
+            "candidates": task["candidates"],
+            "rows": [
+                {
+                    "metric": RETRIEVAL_NAMES.get(metric, metric),
+                    "cell": _cell(estimate, False),
+                    "chance": f"{estimate['chance']:.3f}" if "chance" in estimate else "",
+                }
+                for metric, estimate in task["metrics"].items()
+            ],
+        }
+        for name, task in found["tasks"].items()
+    ]
 
 
 def _stress_losses(result: dict[str, Any]) -> list[dict[str, Any]]:

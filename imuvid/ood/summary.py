@@ -76,9 +76,7 @@ class Score:
     """Domain to float64 [1 + B] of the headline metric."""
 
 
-def summarise(
-    table: pa.Table, num_bootstrap: int, seed: int, comparisons: Comparisons = COMPARISONS
-) -> dict[str, Any]:
+def summarise(table: pa.Table, num_bootstrap: int, seed: int, comparisons: Comparisons = COMPARISONS) -> dict[str, Any]:
     """Return, by task, every number that the report shows. Plain dicts, lists and scalars; None for undefined.
 
     A score is the mean over draws, and over domains where the protocol leaves out one at a time. Its interval resamples

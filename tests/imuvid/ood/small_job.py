@@ -1,0 +1,31 @@
+"""A small evaluation that the tests of the job share: six people, one task, the least of everything."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from imuvid.ood.cache import CacheConfig
+from imuvid.ood.config import OODConfig
+from imuvid.ood.datasets.hapt import HAPTConfig
+from imuvid.ood.finetune import FinetuneConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
+from tests.imuvid.ood.fakes import write_encoder, write_hapt
+
+
+def prepare_job(root: Path, **changes) -> tuple[Path, OODConfig]:
+    """Write a data set and a checkpoint; return the checkpoint and the config."""
+    if not (root / "hapt").exists():
+        write_hapt(root / "hapt")
+    checkpoint = write_encoder(root / "run")
+    config = OODConfig(
+        datasets=["hapt"],
+        hapt=HAPTConfig(str(root / "hapt"), protocol=ProtocolConfig("grouped-folds", num_folds=3)),
+        shots=[1],
+        num_draws=2,
+        num_bootstrap=50,
+        finetune=FinetuneConfig(steps=0),
+        cache=CacheConfig(str(root / "cache")),
+        device="cpu",
+    )
+    return checkpoint, dataclasses.replace(config, **changes)
