@@ -72,12 +72,12 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], Path, list[str]]:
     """Return checkpoints, the config and the words of a command line: the first YAML file divides them.
 
     Raises:
-        UserError: there is no YAML file.
+        BadParameter: there is no YAML file.
     """
     for place, word in enumerate(arguments):
         if word.endswith((".yaml", ".yml")) and "=" not in word:
             return [Path(path) for path in arguments[:place]], Path(word), arguments[place + 1 :]
-    raise UserError("evaluate: no config among the arguments: give a YAML file such as configs/ood/hapt.yaml")
+    raise typer.BadParameter("no config among the arguments: give a YAML file such as configs/ood/hapt.yaml")
 
 
 def executor(config: OODConfig) -> Execute | None:

@@ -18,7 +18,6 @@ from imuvid.ood.model import FunctionModel
 from imuvid.ood.predictions import read_predictions
 from imuvid.ood.watch import watch
 from imuvid.training.checkpoint import write_finished
-from launcher.evaluate_cli import split_arguments
 from tests.imuvid.ood.fakes import write_encoder
 from tests.imuvid.ood.small_job import prepare_job
 
@@ -77,13 +76,6 @@ def test_a_comparison_needs_a_folder(tmp_path):
         evaluate_all([checkpoint, checkpoint / "encoder"], config)
 
 
-def test_the_first_yaml_divides_the_command_line():
-    found = split_arguments(["a", "b/latest", "configs/x.yaml", "generic.layout=my.yaml", "seed=1"])
-    assert found == ([Path("a"), Path("b/latest")], Path("configs/x.yaml"), ["generic.layout=my.yaml", "seed=1"])
-    with pytest.raises(UserError, match="no config among the arguments"):
-        split_arguments(["a", "generic.layout=my.yaml"])
-
-
 def add_checkpoint(run: Path, step: int, whole: bool = True) -> Path:
     checkpoint = write_encoder(run, step)
     if whole:
@@ -110,7 +102,7 @@ def test_each_checkpoint_is_evaluated_once_until_the_run_ends(tmp_path):
             broken = add_checkpoint(run, 300)
             config_file = broken / "encoder/config.json"
             config_file.write_text("{}")
-            write_manifest(broken, file_sums(broken, [path for path in broken.rglob("encoder/*")]))
+            write_manifest(broken, file_sums(broken, list(broken.rglob("encoder/*"))))
         else:
             write_finished(run, 300)
 
