@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -189,6 +190,23 @@ def apply_probe(
         reference: as of :func:`fit_scores`; of the linear probe and kNN.
         seed: of the solver and of the forest.
     """
+    with warnings.catch_warnings():
+        # Of one window a class, which is asked for, scikit-learn suspects that it is a regression.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return _apply(kind, train, label, test, num_classes, config, setting, reference, seed)
+
+
+def _apply(
+    kind: str,
+    train: np.ndarray,
+    label: np.ndarray,
+    test: np.ndarray,
+    num_classes: int,
+    config: ProbeConfig,
+    setting: float | None,
+    reference: np.ndarray | None,
+    seed: int,
+) -> np.ndarray:
     if kind == FOREST:
         forest = RandomForestClassifier(
             config.trees,

@@ -74,7 +74,9 @@ def _target_video(task: Task, pairs: PairEncoder, config: OODConfig) -> np.ndarr
         )
     number = {name: i for i, name in enumerate(task.windows.ids.tolist())}
     names = [f"{name}@{start:.3f}" for name, start in zip(dataset.recordings, dataset.starts_s, strict=True)]
-    samples = [sample for sample, name in enumerate(names) if name in number]
+    # The first of overlapping samples is the one that is a window.
+    first = {name: sample for sample, name in reversed(list(enumerate(names))) if name in number}
+    samples = sorted(first.values())
     clips: Paired = pairs.embed(dataset, samples)
     video = np.full((len(number), clips.video.shape[1]), np.nan, np.float32)
     video[[number[names[sample]] for sample in samples]] = clips.video

@@ -150,7 +150,7 @@ def test_the_job_scores_both_kinds_of_video_and_retrieval(shards, tmp_path):
 
 
 def test_what_would_not_be_held_out_is_refused(shards, tmp_path):
-    checkpoint = write_checkpoint(tmp_path / "a/checkpoints/step-00000001", train_subjects=["tval0"])
+    checkpoint = write_checkpoint(tmp_path / "a/checkpoints/step-00000001", train_subjects=["tval9"])
     config = settings(shards)
     config.shards.split = "train"
     with pytest.raises(UserError, match="were pretrained on"):
