@@ -5,12 +5,22 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from imuvid.ood.cache import CacheConfig
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.finetune import FinetuneConfig
+from imuvid.ood.probes import ProbeConfig
 from imuvid.ood.protocols.folds import ProtocolConfig
 from tests.imuvid.ood.fakes import write_encoder, write_hapt
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page and its maps take longer than all the rest; they have tests of their own."""
+    monkeypatch.setattr("imuvid.ood.results.render", lambda report, maps: "")
+    monkeypatch.setattr("imuvid.ood.job.embedding_maps", lambda tasks, seed: {})
 
 
 def prepare_job(root: Path, **changes) -> tuple[Path, OODConfig]:
@@ -25,6 +35,7 @@ def prepare_job(root: Path, **changes) -> tuple[Path, OODConfig]:
         num_draws=2,
         num_bootstrap=50,
         finetune=FinetuneConfig(steps=0),
+        probe=ProbeConfig(trees=3),
         cache=CacheConfig(str(root / "cache")),
         device="cpu",
     )

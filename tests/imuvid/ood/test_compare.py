@@ -19,9 +19,12 @@ from imuvid.ood.predictions import read_predictions
 from imuvid.ood.watch import watch
 from imuvid.training.checkpoint import write_finished
 from tests.imuvid.ood.fakes import write_encoder
-from tests.imuvid.ood.small_job import prepare_job
+from tests.imuvid.ood.small_job import no_pictures, prepare_job
 
 TASK = "hapt/grouped-3-folds"
+
+__all__ = ["no_pictures"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def chance(imu: np.ndarray, valid: np.ndarray) -> np.ndarray:

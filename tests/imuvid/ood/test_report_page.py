@@ -16,7 +16,7 @@ from imuvid.ood.job import EvaluationResult, evaluate
 from imuvid.ood.probes import ProbeConfig
 from imuvid.ood.stress import StressConfig
 from tests.browser import Browser, open_browser
-from tests.imuvid.ood.fakes import write_daphnet, write_encoder
+from tests.imuvid.ood.fakes import write_daphnet, write_encoder, write_hapt
 from tests.imuvid.ood.small_job import prepare_job
 
 WIDTHS = (1280, 390)
@@ -33,13 +33,16 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 def result(tmp_path_factory) -> EvaluationResult:
     """Two tasks, leaky ones beside them, oracle rows, stress, and a name that is a script."""
     root = tmp_path_factory.mktemp("page")
+    write_hapt(root / "hapt", 8)  # enough windows of a class for the leaky protocol
     write_daphnet(root / "daphnet")
     _, config = prepare_job(
         root,
         datasets=["hapt", "daphnet"],
         daphnet=DaphnetConfig(str(root / "daphnet")),
         paper=True,
-        probe=ProbeConfig(selection=["fixed", "oracle"]),
+        probe=ProbeConfig(
+            ["fixed", "oracle"], candidates=[0.1, 1.0], neighbour_candidates=[5], trees=3, leaf_candidates=[1]
+        ),
         stress=StressConfig(["rotation", "missing_gyro", "noise"], {"rotation": [90.0]}, 40),
     )
     checkpoint = write_encoder(root / "run", dataset=SCRIPT)
