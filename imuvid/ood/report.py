@@ -37,6 +37,8 @@ HEADLINE = (
     "handmade/forest",
 )
 """Columns of the headline table."""
+KEY_BASELINES = ("handmade/linear", "random/linear", "random/finetune")
+"""Baselines of the findings in the summary: what needs no pretraining."""
 LOWER_IS_BETTER = ("ece",)
 PROBE_NAMES = {LINEAR: "linear probe", FINETUNE: "fine-tuned", KNN: "nearest neighbours"}
 RETRIEVAL_NAMES = {
@@ -66,6 +68,8 @@ def render(report: dict[str, Any], maps: dict[str, Any]) -> str:
         .render(
             report=report,
             headline=_headline(results),
+            findings=_key_findings(report),
+            tally=_tally(results),
             intervals=_embed(headline_intervals(results)),
             leaky=[name for name, result in results.items() if not result["strict"]],
             tasks=[_task(name, result, report, maps.get(name)) for name, result in results.items()],
@@ -109,8 +113,38 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["fact"] = _fact
+    environment.filters["title"] = _title
     environment.filters["anchor"] = lambda name: "".join(c if c.isalnum() else "-" for c in name)
     return environment
+
+
+def _title(task: str) -> str:
+    """Return the name of a task for people: DATASET/PROTOCOL becomes ``data set · protocol``."""
+    return task.replace("_", " ").replace("/", " · ")
+
+
+def _key_findings(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the findings of the summary: on all training windows of strict tasks, against the baselines of KEY."""
+    strict = [name for name, result in report["results"].items() if result["strict"]]
+    return [
+        row
+        for row in report["statements"]
+        if row["dataset"] in strict and row["shots"] == ALL and row["reference"] in KEY_BASELINES
+    ]
+
+
+def _tally(results: dict[str, Any]) -> dict[str, int] | None:
+    """Return on how many strict tasks the encoder beats hand-made features, falls behind them, or neither is clear."""
+    verdicts = [
+        row["verdict"]
+        for result in results.values()
+        if result["strict"]
+        for row in _differences(result, {})
+        if (row["method"], row["reference"]) == ("pretrained/linear", "handmade/linear")
+        and row["shots"] == ALL
+        and row["metric"] == METRIC_NAMES[HEADLINE_METRIC]
+    ]
+    return {name: verdicts.count(name) for name in ("better", "worse", "open")} if verdicts else None
 
 
 def _headline(results: dict[str, Any]) -> dict[str, Any]:
