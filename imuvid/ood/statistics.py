@@ -12,6 +12,7 @@ from scipy import stats
 MIN_SUBJECTS = 8
 """Below this many subjects no interval over subjects is to be trusted."""
 LEVEL = 0.95
+MIN_TAIL = 10
 
 
 def subject_weights(num_subjects: int, num_resamples: int, seed: int, stratum: np.ndarray | None = None) -> np.ndarray:
@@ -66,7 +67,8 @@ def interval(values: np.ndarray, num_subjects: int) -> tuple[float, float]:
 def p_value(differences: np.ndarray, num_subjects: int) -> float:
     """Return the two-sided p value of no difference that belongs to :func:`interval`; NaN where nothing is defined.
 
-    An interval of LEVEL that just touches 0 has p = 1 - LEVEL.
+    An interval of LEVEL that just touches 0 has p = 1 - LEVEL. Where fewer than MIN_TAIL resamples lie beyond 0, too
+    few to say how rare that is, the tail is taken to be that of a normal distribution with their mean and deviation.
 
     Args:
         differences: float64 [B], of two methods within each resample.
@@ -78,6 +80,8 @@ def p_value(differences: np.ndarray, num_subjects: int) -> float:
     # One is added to both counts: no number of resamples shows that a p value is 0 (Davison and Hinkley 1997, 4.2).
     below, above = ((1 + np.count_nonzero(tail)) / (len(defined) + 1) for tail in (defined <= 0, defined >= 0))
     z = stats.norm.ppf(min(below, above, 0.5))
+    if min(below, above) * (len(defined) + 1) <= MIN_TAIL and defined.std() > 0:
+        z = min(z, -abs(defined.mean()) / defined.std())
     return float(2 * stats.t.cdf(z / _expansion(num_subjects), _freedom(num_subjects)))
 
 

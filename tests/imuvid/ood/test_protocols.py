@@ -133,6 +133,9 @@ def test_source_validation_chooses_c_from_training_subjects_only():
     assert choose("source-validation", subject) == 1000.0
     assert choose("lodo-cv", subject) == 1000.0
     assert choose("fixed", subject) is None
+    domain = np.repeat(["a", "b"], 120)
+    assert choose("lodo-cv", np.full(240, "one")) == 1000.0
+    domain = np.full(240, "")
     for rule in ("source-validation", "lodo-cv"):
         with pytest.raises(UserError, match="more training subjects"):
             choose(rule, np.full(240, "one"))

@@ -35,8 +35,14 @@ def test_a_p_value_is_that_of_the_t_test_on_subjects():
     rng = np.random.default_rng(3)
     for shift in (0.0, 0.3, 0.5, 0.7):
         values = rng.standard_normal(20) + shift
-        means = subject_weights(20, 20_000, seed=0) @ values / 20
+        means = subject_weights(20, 2000, seed=0) @ values / 20
         assert p_value(means, 20) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=0.5, abs=0.012)
+
+
+def test_a_large_difference_of_few_people_is_rarer_than_the_resamples_are_many():
+    values = np.array([0.12, 0.17, 0.15, 0.2, 0.11, 0.16, 0.13, 0.18])
+    p = p_value(subject_weights(8, 2000, seed=0) @ values / 8, 8)
+    assert stats.ttest_1samp(values, 0).pvalue / 3 < p < 1e-4
 
 
 def test_an_interval_excludes_zero_where_p_is_below_five_percent():
