@@ -139,6 +139,17 @@ def test_a_process_that_dies_costs_its_part_alone(reference, tmp_path, made):
     assert rows(result.out) == rows(expected)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("IMUVID_SOAK"), reason="only in make soak: Ray takes long to start")
+def test_on_ray_it_is_the_same(reference, tmp_path):
+    from launcher.evaluate_cli import executor
+
+    root, expected = reference
+    checkpoint, config = prepare_job(root, out=str(tmp_path / "out"), executor="ray", workers=2)
+    config.cache.folder = str(tmp_path / "cache")
+    assert rows(evaluate(checkpoint, config, executor(config)).out) == rows(expected)
+
+
 COMMAND = "import sys; from launcher.cli import main; sys.argv[0] = 'imuvid'; main()"
 
 
