@@ -16,6 +16,7 @@ import typer
 
 from imuvid.errors import UserError
 from launcher.datasets_cli import datasets_app
+from launcher.evaluate_cli import evaluate
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
+app.command()(evaluate)
 
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""
@@ -84,25 +86,6 @@ def pretrain(
         write_json(json_file, result)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
-
-
-@app.command()
-def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: JsonFile = None) -> None:
-    """Judge a checkpoint's encoder on out-of-distribution data sets; writes a report.
-
-    CHECKPOINT is a checkpoint folder, its encoder/ folder, or RUN/checkpoints/latest.
-
-    Example: imuvid evaluate runs/first/checkpoints/latest configs/ood/hapt.yaml hapt.root=/data/hapt
-    """
-    from imuvid import config as configs
-    from imuvid.ood.config import OODConfig
-    from imuvid.ood.job import evaluate as run
-
-    settings = configs.load(OODConfig, config, words or [])
-    result = run(checkpoint, settings)
-    for line in result.lines():
-        print(line)
-    write_json(json_file, result.report)
 
 
 @app.command()

@@ -49,11 +49,11 @@ class EvaluationResult:
 def describe_model(model: str | Path | FunctionModel, encoder: Encoder | FunctionModel) -> dict[str, Any]:
     """Return what report.json says of the model."""
     name = model.name if isinstance(model, FunctionModel) else str(model)
-    is_ours = isinstance(encoder, Encoder)
+    ours = encoder if isinstance(encoder, Encoder) else None
     return {
         "checkpoint": name,
-        "weights_sha256": weights_sha256(encoder) if is_ours else None,
-        "num_parameters": sum(part.numel() for part in encoder.parameters()) if is_ours else None,
+        "weights_sha256": weights_sha256(ours) if ours else None,
+        "num_parameters": sum(part.numel() for part in ours.parameters()) if ours else None,
         "imu_rate_hz": encoder.config.imu_rate_hz,
         "window_s": encoder.config.window_s,
         "positions": encoder.config.positions,
