@@ -297,6 +297,7 @@ class ShardDataset:
             sample=sample,
             frame_places=places[chosen],
             start_s=self.starts_s[sample],
+            narration=stored.meta.text,
         )
 
     def __getstate__(self) -> dict:

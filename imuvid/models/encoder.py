@@ -153,7 +153,7 @@ def find_tower(path: Path, name: str) -> Path:
     """
     if path.name == "latest" and path.is_file():
         path = path.parent / Path(path.read_text().strip()).name
-    for folder in (path, path / name):
+    for folder in (path / name, path):
         if (folder / CONFIG_NAME).is_file():
             return folder
     raise UserError(f"{path}: no encoder there (expected {name}/{CONFIG_NAME} in a checkpoint folder)")

@@ -76,6 +76,7 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
         config.model,
         imu_tower=without_weights(config.model.imu_tower),
         video_tower=without_weights(config.model.video_tower),
+        text_tower=without_weights(config.model.text_tower),
     )
     with torch.device("meta"):  # takes neither memory nor time
         two_tower = TwoTower(model, dtype)
