@@ -10,7 +10,7 @@ STAMP := $(VENV)/.complete
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-fast soak lint bench clean
+.PHONY: setup demo test test-fast soak lint docs bench clean
 setup: $(STAMP)
 
 # DeepSpeed's build reads the torch that is there, so torch comes first and the build is not isolated. Of
@@ -18,7 +18,7 @@ setup: $(STAMP)
 $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel ninja packaging psutil py-cpuinfo numpy torch
-	DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[test]'
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[test,docs]'
 	$(PIP) --no-deps projectaria-tools || echo 'no wheel of projectaria-tools here: VRS files are not read'
 	touch $@
 
@@ -38,6 +38,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 bench: setup
 	$(BIN)/python -m benchmarks.render

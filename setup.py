@@ -64,7 +64,7 @@ setup(
         "onnx": ONNX,
         "lora": LORA,
         "bench": ["psutil>=5"],  # the peers have environments of their own: python -m benchmarks.stream --setup
-        "docs": ["mkdocs-material>=9"],
+        "docs": ["mkdocs-material>=9", "mkdocstrings[python]>=1"],
     },
     entry_points={"console_scripts": ["imuvid = launcher.cli:main"]},
 )

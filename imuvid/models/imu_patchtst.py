@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PatchTSTConfig, PatchTSTModel
 
 from imuvid.models.norm import globalise_batchnorm
 from imuvid.models.sensors import fold_sensors, normalise_si, pool_sensors, unfold_sensors, valid_parts
@@ -50,6 +49,8 @@ class ImuPatchTST(Tower):
     """
 
     def __init__(self, config: ImuPatchTSTConfig):
+        from transformers import PatchTSTConfig, PatchTSTModel
+
         super().__init__()
         if config.norm not in ("layernorm", "batchnorm"):
             raise ValueError(f"norm is '{config.norm}', expected layernorm or batchnorm")

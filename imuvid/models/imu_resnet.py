@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from scipy import signal
 from torch import Tensor, nn
 
 from imuvid.models.norm import GlobalBatchNorm
@@ -97,6 +96,8 @@ class Resample(nn.Module):
     taps: Tensor
 
     def __init__(self, from_hz: float, to_hz: float):
+        from scipy import signal
+
         super().__init__()
         ratio = Fraction(to_hz / from_hz).limit_denominator(100)
         self.up, self.down = ratio.numerator, ratio.denominator

@@ -1,4 +1,8 @@
-"""Which towers there are: the one place where a config's ``kind`` becomes a module."""
+"""Which towers there are: the one place where a config's ``kind`` becomes a module.
+
+A tower imports transformers or scipy where it is built: at the top of its file, that would cost every rank seconds of
+processor time at its start, whatever its towers are.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import VideoMAEConfig
 
 from imuvid.errors import UserError
 from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, check_tower_files, find_tower
@@ -164,6 +163,8 @@ def _own(folder: Path, fields: dict[str, Any], num_frames: int, size: int) -> Vi
 
 def _videomae(folder: Path, fields: dict[str, Any], num_frames: int, size: int) -> VideoTowerConfig:
     """Return the tower of a transformers VideoMAE."""
+    from transformers import VideoMAEConfig
+
     stated: Any = VideoMAEConfig.from_dict(fields)
     for name in ("hidden_act", "layer_norm_eps"):
         if getattr(stated, name) != getattr(VideoMAEConfig(), name):

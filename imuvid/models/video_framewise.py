@@ -7,15 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    CLIPVisionModelWithProjection,
-    Dinov2Config,
-    Dinov2Model,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
 from imuvid.models.tower import Encoding, Tower
 from imuvid.models.video_pixels import (
@@ -127,6 +118,16 @@ class Framewise(Tower):
 
 
 def _load(config: FramewiseConfig) -> Any:
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        CLIPVisionModelWithProjection,
+        Dinov2Config,
+        Dinov2Model,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
+
     sizes: dict[str, Any] = {
         "image_size": config.image_size,
         "patch_size": config.patch_size,

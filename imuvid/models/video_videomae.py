@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import VideoMAEConfig, VideoMAEModel
 
 from imuvid.models.sensors import valid_parts
 from imuvid.models.tower import Encoding, Tower
@@ -46,6 +45,8 @@ class VideoMAE(Tower):
     """A vision transformer over space-time tubes; the feature is the mean of all output tokens."""
 
     def __init__(self, config: VideoMAETowerConfig):
+        from transformers import VideoMAEConfig, VideoMAEModel
+
         super().__init__()
         if config.num_frames % config.tubelet_size:
             raise ValueError(f"num_frames {config.num_frames} is no multiple of tubelet_size {config.tubelet_size}")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import VJEPA2Config, VJEPA2Model
 
 from imuvid.models.sensors import valid_parts
 from imuvid.models.tower import Encoding, Tower
@@ -44,6 +43,8 @@ class VJEPA2(Tower):
     """The encoder without the predictor; the feature is the mean of the tokens of tubes with any valid frame."""
 
     def __init__(self, config: VJEPA2TowerConfig):
+        from transformers import VJEPA2Config, VJEPA2Model
+
         super().__init__()
         check_patch_dropout(config.patch_dropout)
         architecture = VJEPA2Config(
