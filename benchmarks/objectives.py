@@ -162,7 +162,10 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def measure(objective: str, batch: int, world: int, peer: ModuleType | None, repeats: int) -> dict[str, float]:
-    """Return memory (MiB) and time (s) of both, and the ratios of ours to theirs; without repeats, the first run's time."""
+    """Return memory (MiB) and time (s) of both, and the ratios of ours to theirs.
+
+    Without ``repeats``, time is that of the run by which memory is measured.
+    """
     with rank_of(world):
         ways = steps(objective, world, batch // world, peer)
         first = {name: first_run(step) for name, step in ways.items()}

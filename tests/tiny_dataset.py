@@ -78,6 +78,7 @@ def write_tiny_dataset(
     per_shard: int = 13,
     people: str = "s",
     narrated: bool = False,
+    with_video: bool = True,
 ) -> Path:
     """Write a dataset of two windows a recording, subjects apart by split, and return its folder.
 
@@ -92,6 +93,8 @@ def write_tiny_dataset(
     ]
     for i, sample in enumerate(samples):
         sample.meta.text = f"A {sample.meta.label} movement." if narrated and i % 4 else None
+        if not with_video:
+            sample.frames, sample.meta.frame_times_s, sample.meta.frame_valid = [], [], []
     rows: list[dict[str, Any]] = []
     for start in range(0, len(samples), per_shard):
         name = f"{start // per_shard:05d}.tar"
@@ -143,8 +146,8 @@ def write_tiny_dataset(
         window_s=WINDOW_S,
         imu_rate_hz=RATE_HZ,
         positions=["wrist"],
-        num_frames=NUM_FRAMES,
-        frame_size=[SIZE, SIZE],
+        num_frames=NUM_FRAMES if with_video else 0,
+        frame_size=[SIZE, SIZE] if with_video else [],
         labels=["strong", "weak"],
         sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())},
         config={},

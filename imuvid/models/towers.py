@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from imuvid.errors import UserError
+from imuvid.models.conv3d import steady_conv3d
 from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
 from imuvid.models.imu_cnn_gru import ImuCnnGru, ImuCnnGruConfig
 from imuvid.models.imu_external import ImuExternal, ImuExternalConfig
@@ -122,6 +123,7 @@ def build_video_tower(config: VideoTowerConfig) -> Tower:
         UserError: the kind is unknown, its sizes do not fit together, or it has no pretrained part to tune so.
     """
     tower = _build("video_tower", config, VIDEO_TOWERS)
+    steady_conv3d(tower)
     if config.kind in PRETRAINED_VIDEO:
         try:
             tower.model = tuned(tower.model, config.tuning)  # type: ignore[arg-type]

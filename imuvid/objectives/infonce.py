@@ -43,7 +43,7 @@ class InfoNCE(Objective):
         self.log_scale = nn.Parameter(torch.full([1], math.log(1 / 0.07)))
 
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`Objective`. A window without one of the two is still a negative of others, by what it has."""
+        """See :class:`Objective`."""
         pairing = views.pairing(self.margin_s, self.modalities)
         scale = bounded_scale(self.log_scale)
         loss = symmetric_infonce(*views.pair(self.modalities), scale, pairing, self.chunk)

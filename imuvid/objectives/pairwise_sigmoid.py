@@ -47,7 +47,7 @@ class PairwiseSigmoid(Objective):
         self.bias = nn.Parameter(torch.full([1], -10.0))
 
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`Objective`. A window without one of the two is still a negative of others, by what it has."""
+        """See :class:`Objective`."""
         pairing = views.pairing(self.margin_s, self.modalities)
         scale = bounded_scale(self.log_scale)
         first, second = views.pair(self.modalities)

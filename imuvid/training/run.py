@@ -68,7 +68,7 @@ class Run:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = resolve_device(config.engine.device, int(os.environ["LOCAL_RANK"]))
         self.dataset, self.held_out = check_start(config, self.world)
-        middle = retrieval_windows(self.held_out, config.train.validate_windows)
+        middle = retrieval_windows(self.held_out, config.train.validate_windows) if self._has_video else []
         stride = -(-len(middle) // config.train.validate_max_windows)
         self.validation_samples = middle[::stride]
         self.tokenizer = load_tokenizer(config.model.text_tower)
@@ -108,6 +108,10 @@ class Run:
         self._began = time.monotonic()
         self._save_at = self._began + 60 * train.checkpoint_every_minutes
 
+    @property
+    def _has_video(self) -> bool:
+        return self.dataset.info.num_frames > 0
+
     def stream(self) -> Iterator[Batch]:
         """This rank's batches from the current step on."""
         pin_memory = self.device.type == "cuda"
@@ -132,6 +136,7 @@ class Run:
         loss = None
         if not self.guard.passes_over(self.step):
             self.engine.keep_buffers()
+            self.engine.at_step(self.step)
             loss, self._figures = self.engine.forward(batch.to(self.device))
         self.watch("agreeing", limit_s)
         due = self.config.train.checkpoint_every_minutes > 0 and time.monotonic() > self._save_at
@@ -211,7 +216,10 @@ class Run:
             self.journal.say(f"step {self.step}  {news}")
 
     def validate(self) -> dict[str, float] | None:
-        """Retrieval on the held-out windows; None where a signal came before it was through."""
+        """Retrieval on the held-out windows, nothing where they have no video; None where a signal came in between."""
+        if not self.validation_samples:
+            self.validation_due = False
+            return {}
         local = self.config.data.batch_size // self.world
         condition = self.config.data.condition
 
@@ -254,7 +262,7 @@ class Run:
     def _tower_states(self) -> TowerStates:
         """Every rank must call it; rank 0 gets the tensors."""
         imu = self.engine.tower_state("imu_tower")
-        has_pictures = self.dataset.info.video_embedding is None
+        has_pictures = self._has_video and self.dataset.info.video_embedding is None
         video = self.engine.tower_state("video_tower") if has_pictures else None
         text, description = None, ""
         if self.tokenizer:

@@ -47,6 +47,20 @@ class Series(nn.Module):
         return found.mean(1) if self.pooled else found
 
 
+class Pretrained(nn.Module):
+    """Another, which comes with weights, one of them of its own making: [N, 1, T] to [N, 4]."""
+
+    def __init__(self, weights: float):
+        super().__init__()
+        self.net, self.scale = nn.Linear(1, 4), nn.Parameter(torch.zeros(4, 4))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.transpose(1, 2)).mean(1) @ self.scale
+
+
 def external(**fields) -> ImuTowerConfig:
     fields = {"factory": f"{THIS}:Series", "feature_dim": 6, **fields}
     return ImuTowerConfig(kind="external", external=ImuExternalConfig(**fields))

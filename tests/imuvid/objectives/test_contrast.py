@@ -105,6 +105,7 @@ def close(found, expected):
 def dense_loss(kind, views, margin_s, log_scale, bias, told_apart):
     """The formulas of the docstrings, pair by pair."""
     t, imu, video = torch.exp(log_scale), views.imu, views.video
+    # What lacks one of the two takes no part: this is the formula on the rest.
     paired = [i for i in range(N) if views.has_imu[i] and views.has_video[i]]
 
     def far(i, j):
@@ -113,17 +114,16 @@ def dense_loss(kind, views, margin_s, log_scale, bias, told_apart):
 
     total = torch.zeros(1, dtype=imu.dtype)
     if kind == "sigmoid":
-        for i in range(N):
-            if i in paired:
-                total = total - torch.log(torch.sigmoid(t * (imu[i] @ video[i]) + bias))
-            for j in range(N):
-                if far(i, j) and views.has_imu[i] and views.has_video[j]:
+        for i in paired:
+            total = total - torch.log(torch.sigmoid(t * (imu[i] @ video[i]) + bias))
+            for j in paired:
+                if far(i, j):
                     total = total - torch.log(torch.sigmoid(-(t * (imu[i] @ video[j]) + bias)))
         return total / len(paired)
-    for a, b, has_b in ((imu, video, views.has_video), (video, imu, views.has_imu)):
+    for a, b in ((imu, video), (video, imu)):
         for i in paired:
             own = torch.exp(t * (a[i] @ b[i]))
-            others = sum(torch.exp(t * (a[i] @ b[j])) for j in range(N) if has_b[j] and far(i, j))
+            others = sum(torch.exp(t * (a[i] @ b[j])) for j in paired if far(i, j))
             total = total - torch.log(own / (own + others)) / 2
     return total / len(paired)
 
