@@ -15,7 +15,10 @@ import torch
 from imuvid.config import to_dict
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig
+from imuvid.models import text_encoder
 from imuvid.models.encoder import Encoder, load_encoder, random_encoder, save_encoder
+from imuvid.models.shared_space import find_beside
+from imuvid.models.text_encoder import TextEncoder
 from imuvid.ood.cache import open_cache
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.base import Windows, data_folder
@@ -111,8 +114,9 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
             tasks = make_tasks(config, encoder, device)
             table = run_here(parts, tasks, run_fold)
         pairs = _pair_encoder(model, encoder, config, device)
-        if pairs is not None:
-            table = merge([table, *zero_shot_table(tasks, pairs, config)])
+        text = _text_encoder(model, config)
+        if isinstance(encoder, Encoder) and (pairs is not None or text is not None):
+            table = merge([table, *zero_shot_table(tasks, encoder, pairs, text, config)])
         results = summarise(table, config.num_bootstrap, config.seed)
         queries = None
         if pairs is not None and config.paired.root is not None:
@@ -152,6 +156,15 @@ def _pair_encoder(
     if isinstance(model, FunctionModel) or not isinstance(encoder, Encoder):
         raise UserError("paired.root and paired.prototypes need a checkpoint, with heads and a video tower")
     return PairEncoder(Path(model), encoder, config.batch_size, device)
+
+
+def _text_encoder(model: str | Path | FunctionModel, config: OODConfig) -> TextEncoder | None:
+    folder = None if isinstance(model, FunctionModel) else find_beside(model, text_encoder.FOLDER_NAME)
+    if folder is None or config.subjects == "validation":
+        return None
+    if config.prompt.count("{}") != 1:
+        raise UserError(f"prompt='{config.prompt}': must have {{}} once, where the name of the class goes")
+    return text_encoder.load_text_encoder(folder)
 
 
 def make_tasks(config: OODConfig, encoder: Encoder | FunctionModel, device: torch.device) -> list[Task]:
