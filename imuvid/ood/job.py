@@ -100,6 +100,7 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
     encoder = model if isinstance(model, FunctionModel) else load_encoder(model)
     run = None if isinstance(model, FunctionModel) else find_run(Path(model))
     out = _out_folder(config, run, encoder.config.provenance)
+    text, pairs = _text_encoder(model, config), _pair_encoder(model, encoder, config, device)
     parts = Parts(out / PARTS, identity(encoder, config))
     with one_thread():
         if execute is not None and isinstance(encoder, Encoder):
@@ -113,8 +114,6 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
         else:
             tasks = make_tasks(config, encoder, device)
             table = run_here(parts, tasks, run_fold)
-        pairs = _pair_encoder(model, encoder, config, device)
-        text = _text_encoder(model, config)
         if isinstance(encoder, Encoder) and (pairs is not None or text is not None):
             table = merge([table, *zero_shot_table(tasks, encoder, pairs, text, config)])
         results = summarise(table, config.num_bootstrap, config.seed)

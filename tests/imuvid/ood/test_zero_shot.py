@@ -180,7 +180,7 @@ def test_the_job_scores_text_where_the_checkpoint_has_a_text_tower(shards, tmp_p
     expected = dict(zip(windows.ids.tolist(), (similarity / 0.07).softmax(dim=1).tolist(), strict=True))
     for row in rows:
         assert row["scores"] == pytest.approx(expected[row["window"]], abs=1e-4)
-    with pytest.raises(UserError, match="must have {} once"):
+    with pytest.raises(UserError, match=r"must have \{\} once"):
         evaluate(checkpoint, dataclasses.replace(settings_, prompt="a person"))
 
 
