@@ -119,7 +119,7 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
         results = summarise(table, config.num_bootstrap, config.seed)
         queries = None
         if pairs is not None and config.paired.root is not None:
-            queries = retrieve(pairs.embed(*held_out(config.paired, encoder)), config.paired.max_offset_s)
+            queries = retrieve(pairs.embed(*held_out(config.paired, pairs.encoder)), config.paired.max_offset_s)
         maps = embedding_maps(tasks, config.seed)
     report = {
         "versions": describe_program(),
