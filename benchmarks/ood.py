@@ -5,8 +5,8 @@ are wanted, nothing else. Against it, in turns in one run, what the evaluation d
 hash weights and windows, condition, embed, check, and keep the result on the disk. The median of the ratios counts. A
 second protocol reads what was kept: its time is printed beside.
 
-The whole benchmark (configs/ood/benchmark.yaml on the data below $IMUVID_REALDATA, all protocols and baselines) is timed
-on two processes with a small encoder, from nothing in the cache.
+The whole benchmark (configs/ood/benchmark.yaml on the data below $IMUVID_REALDATA, all protocols and baselines) is
+timed on two processes with a small encoder, from nothing in the cache.
 """
 
 from __future__ import annotations

@@ -227,6 +227,7 @@ def _table(result: dict[str, Any], metric: str, names: dict[str, str]) -> dict[s
             )
     return {
         "metric": METRIC_NAMES[metric],
+        "main": metric in (HEADLINE_METRIC, "auc", "average_precision"),
         "columns": ["all windows" if k == ALL else f"{k} shot{'s' if k > 1 else ''}" for k in shots],
         "rows": rows,
         "chance": result["chance"].get(metric),
