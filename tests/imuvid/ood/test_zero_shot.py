@@ -30,10 +30,11 @@ from imuvid.ood.finetune import FinetuneConfig
 from imuvid.ood.job import evaluate
 from imuvid.ood.paired import Paired, PairedConfig
 from imuvid.ood.predictions import read_predictions
-from imuvid.ood.protocols.folds import ProtocolConfig
-from imuvid.ood.protocols.zero_shot import mean_by_class, source_prototypes
+from imuvid.ood.protocols.folds import ProtocolConfig, make_folds
+from imuvid.ood.protocols.zero_shot import ZeroShot, mean_by_class, source_prototypes, zero_shot
 from imuvid.ood.retrieval import retrieve, summarise_retrieval
 from tests.imuvid.models.small import TEXT, write_tokenizer
+from tests.imuvid.ood.test_leakage import memorable
 from tests.tiny_dataset import write_tiny_dataset
 
 KEY = "tiny/grouped-3-folds"
@@ -107,6 +108,22 @@ def test_prototypes_are_of_the_same_activity_under_another_name():
     assert source_prototypes(["walking", "cycling"], names, video) == (None, ["cycling"])
     mean = mean_by_class(np.array([[1.0, 0], [0, 1], [0, 1]]), np.array([0, 0, 1]), 2)
     np.testing.assert_allclose(mean, [[0.5**0.5, 0.5**0.5], [0, 1]], atol=1e-6)
+
+
+def test_clips_of_the_person_who_is_tested_never_stand_for_an_activity():
+    task = memorable()
+    fold = make_folds(task.windows.subject, ProtocolConfig("grouped-folds", num_folds=4), "toy")[0]
+    paired = pairs(num_recordings=40, per_recording=24)
+    (block,) = zero_shot(task, fold, ZeroShot(imu=paired.imu, video=paired.video))
+    assert (block.probe, block.representation) == ("zero-shot-target-video", "pretrained")
+    assert (block.test == fold.test).all()
+    other = paired.video.copy()
+    other[fold.test] = other[fold.test][::-1]
+    (again,) = zero_shot(task, fold, ZeroShot(imu=paired.imu, video=other))
+    np.testing.assert_array_equal(again.scores, block.scores)
+    other[fold.train] = other[fold.train][::-1]
+    (changed,) = zero_shot(task, fold, ZeroShot(imu=paired.imu, video=other))
+    assert (changed.scores != block.scores).any()
 
 
 def write_checkpoint(folder, train_subjects=(), fingerprint="f"):
