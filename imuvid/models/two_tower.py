@@ -22,7 +22,7 @@ from imuvid.models.towers import (
     build_video_tower,
 )
 from imuvid.objectives.build import ObjectiveConfig, build_objective
-from imuvid.objectives.corrupt import hide_patches, second_view
+from imuvid.objectives.corrupt import hide_patches, second_clip, second_view
 from imuvid.objectives.objective import Widths
 from imuvid.objectives.views import Views
 
@@ -61,8 +61,14 @@ class TwoTower(nn.Module):
             imu_tokens=self.imu_tower.token_dim,
             video_tokens=self.video_tower.token_dim,
             embedding=config.head.dim,
+            video_features=self.video_tower.feature_dim,
         )
         self.objective = build_objective(config.objective, widths)
+        if "second_video_features" in self.objective.needs and config.video_tower.kind == "embedding":
+            raise UserError(
+                "model.objective.focal.private_video=true needs a second view of the clips, of which there are stored"
+                " embeddings alone: set it to false, or train on a dataset with frames"
+            )
         self.text_tower = build_text_tower(config.text_tower)
         if (self.text_tower is not None) != ("text" in self.objective.needs):
             raise UserError(
@@ -99,9 +105,10 @@ class TwoTower(nn.Module):
                 views.imu_features = features.float() if "imu_features" in needs else None
                 if "imu" in needs:
                     views.imu = F.normalize(self.imu_head(features).float(), dim=-1)
-            if needs & {"video", "video_tokens"}:
+            if needs & {"video", "video_features", "video_tokens"}:
                 features, tokens = _encode(self.video_tower, batch.frames, batch.frame_valid, "video_tokens" in needs)
                 views.video_tokens, views.video_token_valid = tokens
+                views.video_features = features.float() if "video_features" in needs else None
                 if "video" in needs:
                     views.video = F.normalize(self.video_head(features).float(), dim=-1)
             if "text" in needs:
@@ -111,6 +118,9 @@ class TwoTower(nn.Module):
                 views.has_text, views.text_number = there.any(1), _text_number(batch.text)
             if "second_features" in needs:
                 views.second_features = self.imu_tower(*second).float()
+            if "second_video_features" in needs:
+                frames = second_clip(batch.frames, batch.frame_valid)
+                views.second_video_features = self.video_tower(frames, batch.frame_valid).float()
             if "hidden_tokens" in needs:
                 masked = self.config.masked
                 hide = hide_patches(batch.valid, masked.share, masked.patch_samples)[..., None]
