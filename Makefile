@@ -51,6 +51,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.resume
 	$(BIN)/python -m benchmarks.ood
+	$(BIN)/python -m benchmarks.training
 
 clean:
 	rm -rf $(VENV) build runs

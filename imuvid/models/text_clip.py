@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from imuvid.models.tower import Encoding, Tower
+from imuvid.models.tuning import bare
 from imuvid.models.weights import load_pretrained
 
 
@@ -46,6 +47,7 @@ class TextClip(Tower):
             max_position_embeddings=config.max_tokens,
             projection_dim=config.projection_dim or config.hidden_size,
         )
+        self.max_tokens = config.max_tokens
         self.projected = config.projection_dim > 0
         kind = CLIPTextModelWithProjection if self.projected else CLIPTextModel
         self.model = load_pretrained(kind, config.weights, architecture)
@@ -57,5 +59,5 @@ class TextClip(Tower):
         last = (valid.sum(1) - 1).clamp(min=0)
         features = states[torch.arange(len(states), device=states.device), last]
         if self.projected:
-            features = getattr(self.model, "module", self.model).text_projection(features)
+            features = bare(self.model).text_projection(features)
         return Encoding(features)

@@ -88,6 +88,11 @@ def frozen_at_first(module: nn.Module, steps: int) -> nn.Module:
     return FrozenAtFirst(module, steps) if steps else module
 
 
+def bare(backbone: Any) -> Any:
+    """Return the network itself of what :func:`tuned` returned."""
+    return backbone.module if isinstance(backbone, Frozen | FrozenAtFirst) else backbone
+
+
 def tuned(backbone: nn.Module, config: TuningConfig) -> nn.Module:
     """Return the pretrained network as it is to be trained.
 

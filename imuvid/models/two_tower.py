@@ -12,6 +12,7 @@ from imuvid.data.batch import Batch
 from imuvid.errors import UserError
 from imuvid.models.heads import HeadConfig, build_head
 from imuvid.models.sensors import normalise_si
+from imuvid.models.spread import effective_rank
 from imuvid.models.tower import Tower
 from imuvid.models.towers import (
     ImuTowerConfig,
@@ -22,7 +23,7 @@ from imuvid.models.towers import (
     build_video_tower,
 )
 from imuvid.objectives.build import ObjectiveConfig, build_objective
-from imuvid.objectives.corrupt import hide_patches, second_view
+from imuvid.objectives.corrupt import hide_patches, second_clip, second_view
 from imuvid.objectives.objective import Widths
 from imuvid.objectives.views import Views
 
@@ -61,8 +62,14 @@ class TwoTower(nn.Module):
             imu_tokens=self.imu_tower.token_dim,
             video_tokens=self.video_tower.token_dim,
             embedding=config.head.dim,
+            video_features=self.video_tower.feature_dim,
         )
         self.objective = build_objective(config.objective, widths)
+        if "second_video_features" in self.objective.needs and config.video_tower.kind == "embedding":
+            raise UserError(
+                "model.objective.focal.private_video=true needs a second view of the clips, of which there are stored"
+                " embeddings alone: set it to false, or train on a dataset with frames"
+            )
         self.text_tower = build_text_tower(config.text_tower)
         if (self.text_tower is not None) != ("text" in self.objective.needs):
             raise UserError(
@@ -73,6 +80,8 @@ class TwoTower(nn.Module):
             )
         if self.text_tower is not None:
             self.text_head = build_head(config.head, self.text_tower.feature_dim)
+        self.measures_spread = False
+        """Whether the figures have the effective rank of this rank's embeddings, which takes a moment."""
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (imu, video) of the windows, float32 [B, head.dim] each."""
@@ -99,9 +108,10 @@ class TwoTower(nn.Module):
                 views.imu_features = features.float() if "imu_features" in needs else None
                 if "imu" in needs:
                     views.imu = F.normalize(self.imu_head(features).float(), dim=-1)
-            if needs & {"video", "video_tokens"}:
+            if needs & {"video", "video_features", "video_tokens"}:
                 features, tokens = _encode(self.video_tower, batch.frames, batch.frame_valid, "video_tokens" in needs)
                 views.video_tokens, views.video_token_valid = tokens
+                views.video_features = features.float() if "video_features" in needs else None
                 if "video" in needs:
                     views.video = F.normalize(self.video_head(features).float(), dim=-1)
             if "text" in needs:
@@ -111,6 +121,9 @@ class TwoTower(nn.Module):
                 views.has_text, views.text_number = there.any(1), _text_number(batch.text)
             if "second_features" in needs:
                 views.second_features = self.imu_tower(*second).float()
+            if "second_video_features" in needs:
+                frames = second_clip(batch.frames, batch.frame_valid)
+                views.second_video_features = self.video_tower(frames, batch.frame_valid).float()
             if "hidden_tokens" in needs:
                 masked = self.config.masked
                 hide = hide_patches(batch.valid, masked.share, masked.patch_samples)[..., None]
@@ -133,12 +146,20 @@ class TwoTower(nn.Module):
         """
         views = batch if isinstance(batch, Views) else self.views(batch)
         if slopes is None:
-            return self.objective(views)
+            loss, figures = self.objective(views)
+            return loss, figures | (self._spread(views) if self.measures_spread else {})
         made = views.differentiable()
         return torch.stack([(made[name] * slope).sum() for name, slope in slopes.items()]).sum(), {}
 
+    @staticmethod
+    def _spread(views: Views) -> dict[str, Tensor]:
+        found = {"imu": views.imu, "video": views.video}
+        return {f"effective_rank_{name}": effective_rank(x) for name, x in found.items() if x is not None}
+
     def _autocast(self, batch: Batch) -> torch.autocast:
-        return torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        kind = batch.imu.device.type
+        # The meta device, on which nothing is computed, knows no autocast.
+        return torch.autocast("cpu" if kind == "meta" else kind, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def _text_number(tokens: Tensor) -> Tensor:

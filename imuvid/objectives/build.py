@@ -130,6 +130,8 @@ def _check_settings(config: ObjectiveConfig) -> None:
         ("primus.self_share", lambda share: 0 <= share <= 1, "must be 0 to 1"),
         ("primus.queue_size", lambda number: number >= 0, "must be 0 or more"),
         ("focal.private_temperature", lambda value: value > 0, "must be above 0"),
+        ("focal.rank_weight", lambda value: value >= 0, "must be 0 or more"),
+        ("focal.rank_span_s", lambda seconds: seconds is None or seconds > 0, "must be above 0, or null"),
     ]
     for key, holds, demand in demands:
         value = operator.attrgetter(key)(config)

@@ -50,17 +50,17 @@ class Cheshmi2025Softmax(Objective):
         all_imu, all_video, all_paired = gather_batch(imu), gather_batch(video), gather_batch(paired.long()).bool()
         num, max_logits = len(all_imu), self.max_logits
 
-        def similarity(rows: slice) -> Tensor:  # [rows, W b], symmetric over all
-            return self.temperature * (imu[rows] @ all_imu.T + video[rows] @ all_video.T) / 2
+        def left_out(logits: Tensor) -> Tensor:
+            # Not -inf, which times a target of zero, or without any pair, would be no number.
+            return logits.masked_fill(~all_paired, -1e4)
 
-        # What is left out is not -inf, which times a target of zero, or without any pair, would be no number.
-        def sums_of(rows: slice) -> Tensor:
-            return similarity(rows).masked_fill(~all_paired, -1e4).logsumexp(1)
+        def similarity(rows: slice) -> Tensor:  # [rows, W b], symmetric over all that is paired
+            return left_out(self.temperature * (imu[rows] @ all_imu.T + video[rows] @ all_video.T) / 2)
 
         def log_softmax(logits: Tensor) -> Tensor:
-            return logits.masked_fill(~all_paired, -1e4).log_softmax(1)
+            return left_out(logits).log_softmax(1)
 
-        sums = by_row_blocks(sums_of, len(imu), num, max_logits)
+        sums = by_row_blocks(lambda rows: similarity(rows).logsumexp(1), len(imu), num, max_logits)
         all_sums = gather_batch(sums)
 
         def losses_of(rows: slice) -> Tensor:

@@ -43,6 +43,10 @@ class Views:
     """[B, F]: what the IMU tower gives, before its head."""
     second_features: Tensor | None = None
     """[B, F]: the same of a second, augmented view of the IMU."""
+    video_features: Tensor | None = None
+    """[B, G]: what the video tower gives, before its head."""
+    second_video_features: Tensor | None = None
+    """[B, G]: the same of a second, augmented view of the clip."""
     imu_tokens: Tensor | None = None
     """[B, L, E]: the window in the order of time, in L equal parts."""
     imu_token_valid: Tensor | None = None
@@ -78,6 +82,8 @@ class Views:
             "text",
             "imu_features",
             "second_features",
+            "video_features",
+            "second_video_features",
             "imu_tokens",
             "video_tokens",
             "hidden_tokens",

@@ -17,6 +17,9 @@ class ScheduleConfig:
     epochs: float = 50.0
     """Passes over the training split; may be broken."""
     log_every_steps: int = 10
+    profile_steps: str = ""
+    """Steps that the first rank records with torch's profiler, as 10:20 for the ten from step 10 on; into profile/ in
+    the run folder."""
     validate_every_epochs: float = 5.0
     """Retrieval on the held-out split; also at the end."""
     validate_windows: str = "non_overlapping"

@@ -58,12 +58,12 @@ def test_gradients_of_3d_convolutions_are_exact_in_bfloat16_on_a_cpu(kind):
         convolutions = [part for part in tower.modules() if isinstance(part, torch.nn.Conv3d)]
         x = torch.randn(4, convolutions[0].in_channels, 4, 32, 32, generator=torch.Generator().manual_seed(0))
         x = x.to(memory_format=torch.channels_last_3d)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
             found = convolutions[0](x)
         assert found.dtype == torch.float32
         found.square().sum().backward()
         gradients.append(convolutions[0].weight.grad)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
             assert torch.isfinite(tower(frames, valid)).all()
     assert torch.equal(*gradients)
 

@@ -10,9 +10,12 @@ from torch import nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.models.towers import VideoTowerConfig
 from imuvid.models.two_tower import ModelConfig, TwoTower
+from imuvid.models.video_embedding import VideoEmbeddingConfig
 from imuvid.objectives.build import ObjectiveConfig, build_objective
 from imuvid.objectives.comodo import ComodoConfig
+from imuvid.objectives.focal import FocalConfig
 from imuvid.objectives.masked import MaskedConfig
 from imuvid.objectives.objective import Widths
 from imuvid.objectives.primus import PrimusConfig
@@ -84,6 +87,21 @@ def test_every_objective_trains_its_towers(monkeypatch, kind):
         assert all(figure.numel() == 1 and not figure.requires_grad for figure in figures.values())
     assert model.imu_tower.layer.weight.grad.any()
     assert losses[-1] < losses[0]
+
+
+def test_the_private_part_of_the_video_comes_from_a_second_view_of_the_clip(monkeypatch):
+    config = ObjectiveConfig(kind="focal", focal=FocalConfig(private_video=True))
+    model = model_of(monkeypatch, config)
+    torch.manual_seed(1)
+    views = model.views(make_batch())
+    same = torch.isclose(views.video_features, views.second_video_features).all(1)
+    assert same.tolist() == [False, False, True, False, False, False]  # the third has no frame
+    loss, _ = model(views)
+    loss.backward()
+    assert model.objective.terms["focal"].private_video.weight.grad.any()
+    tower = VideoTowerConfig(kind="embedding", embedding=VideoEmbeddingConfig(dim=4))
+    with pytest.raises(UserError, match="private_video=true needs a second view of the clips"):
+        TwoTower(ModelConfig(video_tower=tower, objective=config))
 
 
 def test_only_what_is_needed_is_computed(monkeypatch):

@@ -42,4 +42,3 @@ def test_it_is_trained_from_its_step_on_whatever_comes_in_between(tmp_path):
         assert not torch.equal(then["encoder.module.net.0.weight"], after["encoder.module.net.0.weight"]), run
     for name, expected in weights("whole", 11).items():
         assert torch.equal(weights("broken", 11)[name], expected), name
-        assert torch.allclose(weights("sharded", 11)[name], expected, rtol=1e-3, atol=1e-4), name
