@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.resume
 	$(BIN)/python -m benchmarks.ood
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.sweep
 
 clean:
 	rm -rf $(VENV) build runs
