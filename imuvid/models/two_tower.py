@@ -1,4 +1,4 @@
-"""The model that is trained: two towers, two heads, one objective."""
+"""The model that is trained: two towers, or three with one for text, a head for each, one objective."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imuvid.data.batch import Batch
+from imuvid.errors import UserError
 from imuvid.models.heads import HeadConfig, build_head
 from imuvid.models.sensors import normalise_si
 from imuvid.models.tower import Tower
-from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, build_imu_tower, build_video_tower
+from imuvid.models.towers import (
+    ImuTowerConfig,
+    TextTowerConfig,
+    VideoTowerConfig,
+    build_imu_tower,
+    build_text_tower,
+    build_video_tower,
+)
 from imuvid.objectives.build import ObjectiveConfig, build_objective
 from imuvid.objectives.corrupt import hide_patches, second_view
 from imuvid.objectives.objective import Widths
@@ -21,23 +29,24 @@ from imuvid.objectives.views import Views
 
 @dataclass
 class ModelConfig:
-    """Both towers, their heads and the objective."""
+    """The towers, their heads and the objective."""
 
     imu_tower: ImuTowerConfig = field(default_factory=ImuTowerConfig)
     video_tower: VideoTowerConfig = field(default_factory=VideoTowerConfig)
+    text_tower: TextTowerConfig = field(default_factory=TextTowerConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
 class TwoTower(nn.Module):
-    """Embeds IMU windows and video clips in one space and scores them with the objective.
+    """Embeds IMU windows, video clips and narrations in one space and scores them with the objective.
 
     Args:
         config: towers, heads, objective.
         dtype: what towers and heads compute in (autocast); parameters, embeddings and loss stay float32.
 
     Raises:
-        UserError: a kind is unknown, or the objective needs what the towers do not give.
+        UserError: a kind is unknown, the objective needs what the towers do not give, or it has no use for text.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
@@ -54,6 +63,16 @@ class TwoTower(nn.Module):
             embedding=config.head.dim,
         )
         self.objective = build_objective(config.objective, widths)
+        self.text_tower = build_text_tower(config.text_tower)
+        if (self.text_tower is not None) != ("text" in self.objective.needs):
+            raise UserError(
+                "model.text_tower.kind=none, but an objective contrasts with text: set it to clip"
+                if self.text_tower is None
+                else "model.text_tower is there, but no objective contrasts with text: add one, as"
+                " model.objective.extra={infonce_imu_text: 1.0}, or set its kind to none"
+            )
+        if self.text_tower is not None:
+            self.text_head = build_head(config.head, self.text_tower.feature_dim)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (imu, video) of the windows, float32 [B, head.dim] each."""
@@ -85,6 +104,11 @@ class TwoTower(nn.Module):
                 views.video_tokens, views.video_token_valid = tokens
                 if "video" in needs:
                     views.video = F.normalize(self.video_head(features).float(), dim=-1)
+            if "text" in needs:
+                assert self.text_tower is not None
+                there = batch.text >= 0
+                views.text = F.normalize(self.text_head(self.text_tower(batch.text, there)).float(), dim=-1)
+                views.has_text, views.text_number = there.any(1), _text_number(batch.text)
             if "second_features" in needs:
                 views.second_features = self.imu_tower(*second).float()
             if "hidden_tokens" in needs:
@@ -115,6 +139,14 @@ class TwoTower(nn.Module):
 
     def _autocast(self, batch: Batch) -> torch.autocast:
         return torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _text_number(tokens: Tensor) -> Tensor:
+    """Return a hash int64 [B] of tokens int64 [B, L]: a polynomial of them modulo 2^64."""
+    number = torch.zeros_like(tokens[:, 0])
+    for column in tokens.unbind(1):
+        number = number * 1_000_003 + column + 2
+    return number
 
 
 def _encode(

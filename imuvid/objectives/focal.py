@@ -53,8 +53,8 @@ class Focal(Objective):
         """See :class:`Objective`."""
         shared, video = views.pair()
         private, second = (F.normalize(self.private(x), dim=-1) for x in (views.imu_features, views.second_features))
-        to_video = Pairing(views, self.margin_s, views.has_imu, views.has_video)
-        to_second = Pairing(views, self.margin_s, views.has_imu, views.has_imu)
+        to_video = views.pairing(self.margin_s)
+        to_second = Pairing(views, self.margin_s, views.has_imu)
         scale = bounded_scale(self.log_scale)
         fixed = torch.full_like(scale, 1 / self.config.private_temperature)
         shared_loss = symmetric_infonce(shared, video, scale, to_video)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -88,9 +89,9 @@ def write_results(
     Raises:
         UserError: a file cannot be written.
     """
+    tables = {PREDICTIONS: table} | ({} if queries is None else {RETRIEVAL: queries})
     files: dict[str, Callable[[Path], Any]] = {
-        PREDICTIONS: lambda path: write_predictions(table, path),
-        **({} if queries is None else {RETRIEVAL: lambda path: write_predictions(queries, path)}),
+        **{name: functools.partial(write_predictions, rows) for name, rows in tables.items()},
         DRAWS: lambda path: path.write_text(json.dumps(draws, indent=1)),
         MAPS: lambda path: path.write_text(json.dumps(maps)),
         REPORT_JSON: lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False)),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.models.tuning import FrozenAtFirst
 from imuvid.training.engine_state import EngineState, Snapshot
 from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.optimisation import OptimizerConfig, parameter_groups
@@ -141,6 +142,7 @@ class Engine:
         self._stage = config.zero_stage
         self._clip = optimizer.grad_clip or math.inf
         self._norm: Tensor | None = None
+        self._step = 0
         self._micro_batch_size = config.micro_batch_size
         self._cached: CachedForward | None = None
         if config.micro_batch_size:
@@ -180,6 +182,13 @@ class Engine:
         """The model itself."""
         return self.engine.module
 
+    def at_step(self, step: int) -> None:
+        """Say which step of the run comes next: some parts of a model are frozen in the first ones."""
+        self._step = step
+        for module in self.module.modules():
+            if isinstance(module, FrozenAtFirst):
+                module.at_step(step)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, figures) of this rank."""
         if not self._micro_batch_size or not torch.is_grad_enabled():
@@ -190,7 +199,7 @@ class Engine:
     def backward_and_step(self, loss: Tensor, lr: float) -> None:
         """Average the gradients of the ranks' losses over the ranks and update the parameters at ``lr``."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr if self._step >= group["frozen_steps"] else 0.0
         self.backward(loss)
         if self._stage == 0:
             self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from imuvid.models.tuning import FrozenAtFirst
+
 
 @dataclass
 class OptimizerConfig:
@@ -39,16 +41,19 @@ def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Split the trainable parameters into those that decay (two dimensions or more) and those that must not.
 
-    Vectors (biases, normalisation, temperature) and learned tokens or position tables are not decayed.
+    Vectors (biases, normalisation, temperature) and learned tokens or position tables are not decayed. Those of a
+    :class:`FrozenAtFirst` have groups of their own, whose ``frozen_steps`` is the number of steps with learning rate 0.
     """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    first = [module for module in model.modules() if isinstance(module, FrozenAtFirst)]
+    frozen_steps = {id(parameter): module.steps for module in first for parameter in module.parameters()}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {(0, True): [], (0, False): []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_table = name.rsplit(".", 1)[-1] in ("absent", "cls_token", "position_enc", "position_embeddings")
-        (free if parameter.ndim < 2 or is_table else decayed).append(parameter)
+        key = frozen_steps.get(id(parameter), 0), parameter.ndim >= 2 and not is_table
+        groups.setdefault(key, []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": weight_decay * decays, "frozen_steps": steps}
+        for (steps, decays), parameters in groups.items()
     ]

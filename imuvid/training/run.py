@@ -22,6 +22,7 @@ from imuvid.data.mixture import sample_order
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
+from imuvid.models.text_tokens import load_tokenizer
 from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.training import preemption
@@ -39,7 +40,7 @@ from imuvid.training.optimisation import learning_rate
 from imuvid.training.retrieval import validate
 from imuvid.training.start import check_run_folder, check_start
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
-from imuvid.training.tower_files import head_parts, tower_parts
+from imuvid.training.tower_files import TowerStates, head_parts, tower_parts
 from imuvid.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,10 @@ class Run:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = resolve_device(config.engine.device, int(os.environ["LOCAL_RANK"]))
         self.dataset, self.held_out = check_start(config, self.world)
-        middle = retrieval_windows(self.held_out, config.train.validate_windows)
+        middle = retrieval_windows(self.held_out, config.train.validate_windows) if self._has_video else []
         stride = -(-len(middle) // config.train.validate_max_windows)
         self.validation_samples = middle[::stride]
+        self.tokenizer = load_tokenizer(config.model.text_tower)
         self.order = sample_order(self.dataset, config.data, config.seed)
         self.epoch_size = config.data.epoch_samples or self.order.num_samples
         steps_per_epoch = self.epoch_size / config.data.batch_size
@@ -106,11 +108,15 @@ class Run:
         self._began = time.monotonic()
         self._save_at = self._began + 60 * train.checkpoint_every_minutes
 
+    @property
+    def _has_video(self) -> bool:
+        return self.dataset.info.num_frames > 0
+
     def stream(self) -> Iterator[Batch]:
         """This rank's batches from the current step on."""
         pin_memory = self.device.type == "cuda"
-        config = self.config
-        return training_stream(self.dataset, config.data, config.seed, self.rank, self.world, self.step, pin_memory)
+        data, seed, tokenize = self.config.data, self.config.seed, self.tokenizer
+        return training_stream(self.dataset, data, seed, self.rank, self.world, self.step, pin_memory, tokenize)
 
     def watch(self, phase: str, limit_s: float) -> None:
         """Tell the watchdog what this rank does from now on."""
@@ -130,6 +136,7 @@ class Run:
         loss = None
         if not self.guard.passes_over(self.step):
             self.engine.keep_buffers()
+            self.engine.at_step(self.step)
             loss, self._figures = self.engine.forward(batch.to(self.device))
         self.watch("agreeing", limit_s)
         due = self.config.train.checkpoint_every_minutes > 0 and time.monotonic() > self._save_at
@@ -209,7 +216,10 @@ class Run:
             self.journal.say(f"step {self.step}  {news}")
 
     def validate(self) -> dict[str, float] | None:
-        """Retrieval on the held-out windows; None where a signal came before it was through."""
+        """Retrieval on the held-out windows, nothing where they have no video; None where a signal came in between."""
+        if not self.validation_samples:
+            self.validation_due = False
+            return {}
         local = self.config.data.batch_size // self.world
         condition = self.config.data.condition
 
@@ -230,14 +240,13 @@ class Run:
         """Have a checkpoint of the current step written; ``wait`` until it is."""
         self.finish_saving()
         self.watch("saving", self.config.engine.timeout_s)
-        imu = self.engine.tower_state("imu_tower")
-        has_pictures = self.dataset.info.video_embedding is None
-        video = self.engine.tower_state("video_tower") if has_pictures else None
-        heads = {name: self.engine.tower_state(name) for name in ("imu_head", "video_head")}
+        towers = self._tower_states()
+        heads = {name: self.engine.tower_state(name) for name in ("imu_head", "video_head") if self._has_video}
         parts: Parts = {f"engine/{name}": write for name, write in self.engine.snapshot().files().items()}
         if self.rank == 0:
-            parts |= head_parts(self.config, self.dataset, self.step, self.engine.module, heads)
-            parts |= tower_parts(self.config, self.dataset, self.step, imu, video)
+            parts |= tower_parts(self.config, self.dataset, self.step, towers)
+            if heads:
+                parts |= head_parts(self.config, self.dataset, self.step, self.engine.module, heads)
         state = StreamState(
             step=self.step,
             samples_seen=self.step * self.config.data.batch_size,
@@ -252,6 +261,22 @@ class Run:
         self._save_at = time.monotonic() + 60 * self.config.train.checkpoint_every_minutes
         if wait:
             self.finish_saving()
+
+    def _tower_states(self) -> TowerStates:
+        """Every rank must call it; rank 0 gets the tensors."""
+        imu = self.engine.tower_state("imu_tower")
+        has_pictures = self._has_video and self.dataset.info.video_embedding is None
+        video = self.engine.tower_state("video_tower") if has_pictures else None
+        text, description = None, ""
+        if self.tokenizer:
+            description = self.tokenizer.description
+            parts = {"tower": "text_tower", "head": "text_head", "imu_head": "imu_head"}  # where TextEncoder has them
+            text = {
+                f"{name}.{key}": tensor
+                for name, prefix in parts.items()
+                for key, tensor in self.engine.tower_state(prefix).items()
+            }
+        return TowerStates(imu, video, text, self.engine.module.imu_tower.feature_dim, description)
 
     def finish_saving(self) -> None:
         """Wait for the checkpoint that is being written, if any."""

@@ -1,16 +1,19 @@
-"""The two towers of a run, as its checkpoints hold them for every later use."""
+"""The towers of a run, as its checkpoints hold them for every later use."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from imuvid.data.mixture import AnyDataset
+from imuvid.models import text_encoder
 from imuvid.models.encoder import EncoderConfig, save_encoder
 from imuvid.models.shared_space import FOLDER_NAME as HEADS_NAME
 from imuvid.models.shared_space import SharedSpaceConfig, save_shared_space
+from imuvid.models.text_encoder import TextEncoderConfig, save_text_encoder
 from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.models.video_encoder import FOLDER_NAME, VideoEncoderConfig, save_video_encoder
@@ -18,17 +21,28 @@ from imuvid.training.checkpoint_writer import Parts
 from imuvid.training.config import PretrainConfig
 
 
-def tower_parts(
-    config: PretrainConfig, dataset: AnyDataset, step: int, imu: dict[str, Tensor], video: dict[str, Tensor] | None
-) -> Parts:
+@dataclass
+class TowerStates:
+    """On the CPU, names without prefix."""
+
+    imu: dict[str, Tensor]
+    video: dict[str, Tensor] | None
+    """None where there is no tower of pictures."""
+    text: dict[str, Tensor] | None
+    """Of tower and heads, as in a :class:`imuvid.models.text_encoder.TextEncoder`; None where there is no text."""
+    imu_feature_dim: int
+    tokenizer: str
+    """Content of its ``tokenizer.json``; empty where there is no text."""
+
+
+def tower_parts(config: PretrainConfig, dataset: AnyDataset, step: int, states: TowerStates) -> Parts:
     """Return what writes the encoder folders of a checkpoint.
 
     Args:
         config: of the run.
         dataset: that it trains on.
         step: steps done.
-        imu: state of the IMU tower.
-        video: state of the video tower; None where there is no tower of pictures.
+        states: of the towers.
     """
     info = dataset.info
     provenance: dict[str, Any] = {
@@ -37,6 +51,7 @@ def tower_parts(
         "dataset": info.name,
         "fingerprint": dataset.fingerprint,
     }
+    objective = " + ".join([config.model.objective.kind, *config.model.objective.extra])
     encoder = EncoderConfig(
         tower=with_places(config.model.imu_tower, info.positions),
         imu_rate_hz=info.imu_rate_hz,
@@ -45,17 +60,23 @@ def tower_parts(
         condition=config.data.condition,
         provenance=provenance
         | {
-            "objective": " + ".join([config.model.objective.kind, *config.model.objective.extra]),
+            "objective": objective,
             "train_subjects": sorted({s for s in dataset.subjects.unique() if s is not None}),
             "train_windows": len(dataset),
         },
     )
-    parts: Parts = {"encoder": partial(save_encoder, config=encoder, tower_state=imu)}
-    if video is not None:
+    parts: Parts = {"encoder": partial(save_encoder, config=encoder, tower_state=states.imu)}
+    if states.video is not None:
         video_encoder = VideoEncoderConfig(
             config.model.video_tower, dataset.num_frames, info.frame_size, provenance=provenance
         )
-        parts[FOLDER_NAME] = partial(save_video_encoder, config=video_encoder, tower_state=video)
+        parts[FOLDER_NAME] = partial(save_video_encoder, config=video_encoder, tower_state=states.video)
+    if states.text is not None:
+        text = TextEncoderConfig(
+            config.model.text_tower, config.model.head, states.imu_feature_dim, provenance | {"objective": objective}
+        )
+        write = partial(save_text_encoder, config=text, state=states.text, tokenizer=states.tokenizer)
+        parts[text_encoder.FOLDER_NAME] = write
     return parts
 
 

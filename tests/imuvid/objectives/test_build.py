@@ -162,6 +162,33 @@ def test_neighbours_count_only_once_there_are_any():
     assert losses[0][1] < losses[1][1]
 
 
+def primus_of(queue_size):
+    torch.manual_seed(0)
+    config = ObjectiveConfig(kind="primus", mask_same_recording=False, primus=PrimusConfig(queue_size=queue_size))
+    return build_objective(config, WIDTHS)
+
+
+def test_an_empty_queue_of_primus_changes_neither_loss_nor_gradient():
+    found = []
+    for size in (0, 9):
+        views = make_views()
+        leaves = views.imu.requires_grad_(), views.video.requires_grad_(), views.imu_features.requires_grad_()
+        loss, _ = primus_of(size)(views)
+        found.append((loss.item(), *torch.autograd.grad(loss, leaves)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(*pair) for pair in list(zip(*found, strict=True))[1:])
+
+
+def test_the_unfilled_part_of_the_queue_of_primus_has_no_neighbours():
+    # Nine pairs fill one queue; of the other, 55 places are left, whose zeros are nearer to many a clip than they are.
+    losses = []
+    for size in (9, 64):
+        objective = primus_of(size)
+        objective(make_views(seed=1))
+        losses.append(objective(make_views())[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_a_queue_keeps_the_newest_rows_in_turn():
     queue, kept = Queue(5, [2]), []
     generator = torch.Generator().manual_seed(0)
