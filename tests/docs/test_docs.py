@@ -27,7 +27,7 @@ from tests.docs.blocks import PAGES, REPOSITORY, anchors, blocks, commands, link
 
 CONFIGS = {"shards build": BuildConfig, "pretrain": PretrainConfig, "evaluate": OODConfig, "sweep": SweepConfig}
 SCRIPTS = {"pretrain.sh": "pretrain", "evaluate.sh": "evaluate", "build_shards.sh": "shards build", "sweep.sh": "sweep"}
-NOT_OURS = {"cp", "ego4d", "export", "hf", "mkdocs", "srun", "tensorboard", "torchrun", "touch"}
+NOT_OURS = {"cp", "deepspeed", "ego4d", "export", "hf", "mkdocs", "srun", "tensorboard", "torchrun", "touch"}
 
 
 def names(pages: list[Path]) -> list[str]:

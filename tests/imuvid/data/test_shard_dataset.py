@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from imuvid.data.format import INDEX_NAME
+from imuvid.data.dataset_tables import INDEX_NAME
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.errors import UserError
 from tests.tiny_dataset import rewrite_index, tiny_sample
