@@ -44,7 +44,7 @@ from imuvid.training.profiling import StepProfiler, profile_window
 from imuvid.training.retrieval import validate
 from imuvid.training.start import check_run_folder, check_start, meta_model
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
-from imuvid.training.tower_files import TowerStates, head_parts, tower_parts
+from imuvid.training.tower_files import tower_parts, tower_states
 from imuvid.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Run:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = resolve_device(config.engine.device, int(os.environ["LOCAL_RANK"]))
         self.dataset, self.held_out = check_start(config, self.world)
-        middle = retrieval_windows(self.held_out, config.train.validate_windows) if self._has_video else []
+        middle = retrieval_windows(self.held_out, config.train.validate_windows) if self.dataset.info.num_frames else []
         stride = -(-len(middle) // config.train.validate_max_windows)
         self.validation_samples = middle[::stride]
         self.tokenizer = load_tokenizer(config.model.text_tower)
@@ -122,10 +122,6 @@ class Run:
             self.profiler = StepProfiler(steps, self.folder, self.device) if steps else None
         self._began = time.monotonic()
         self._save_at = self._began + 60 * train.checkpoint_every_minutes
-
-    @property
-    def _has_video(self) -> bool:
-        return self.dataset.info.num_frames > 0
 
     def stream(self) -> Iterator[Batch]:
         """This rank's batches from the current step on."""
@@ -274,13 +270,10 @@ class Run:
         """Have a checkpoint of the current step written; ``wait`` until it is."""
         self.finish_saving()
         self.watch("saving", self.config.engine.timeout_s)
-        towers = self._tower_states()
-        heads = {name: self.engine.tower_state(name) for name in ("imu_head", "video_head") if self._has_video}
+        states = tower_states(self.engine, self.dataset)
         parts: Parts = {f"engine/{name}": write for name, write in self.engine.snapshot().files().items()}
         if self.rank == 0:
-            parts |= tower_parts(self.config, self.dataset, self.step, towers)
-            if heads:
-                parts |= head_parts(self.config, self.dataset, self.step, self.engine.module, heads)
+            parts |= tower_parts(self.config, self.dataset, self.step, states, self.tokenizer)
         state = StreamState(
             step=self.step,
             samples_seen=self.step * self.config.data.batch_size,
@@ -295,22 +288,6 @@ class Run:
         self._save_at = time.monotonic() + 60 * self.config.train.checkpoint_every_minutes
         if wait:
             self.finish_saving()
-
-    def _tower_states(self) -> TowerStates:
-        """Every rank must call it; rank 0 gets the tensors."""
-        imu = self.engine.tower_state("imu_tower")
-        has_pictures = self._has_video and self.dataset.info.video_embedding is None
-        video = self.engine.tower_state("video_tower") if has_pictures else None
-        text, description = None, ""
-        if self.tokenizer:
-            description = self.tokenizer.description
-            parts = {"tower": "text_tower", "head": "text_head", "imu_head": "imu_head"}  # where TextEncoder has them
-            text = {
-                f"{name}.{key}": tensor
-                for name, prefix in parts.items()
-                for key, tensor in self.engine.tower_state(prefix).items()
-            }
-        return TowerStates(imu, video, text, self.engine.module.imu_tower.feature_dim, description)
 
     def finish_saving(self) -> None:
         """Wait for the checkpoint that is being written, if any."""

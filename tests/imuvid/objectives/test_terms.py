@@ -217,7 +217,7 @@ def objective_of(kind):
 
 
 def rows_of(views, rows):
-    return Views(**{name: tensor[rows].clone() for name, tensor in vars(views).items()})
+    return Views(**{name: tensor[rows].clone() for name, tensor in vars(views).items() if tensor is not None})
 
 
 def on_rank(rank, world):
