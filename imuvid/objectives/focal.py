@@ -109,7 +109,7 @@ class Focal(Objective):
         return private, contrast, overlap, self._out_of_order(views, torch.cat([shared, private], 1), there)
 
     def _out_of_order(self, views: Views, joint: Tensor, there: Tensor) -> Tensor:
-        """Return this rank's share of T; ``joint`` is [b, 2 D], both halves of unit length."""
+        """Return this rank's share of T; ``joint`` is [b, 2 D]."""
         everyone, present = gather_batch(joint), gather_batch(there.long()).bool()
         near_rows = near(views, math.inf if self.config.rank_span_s is None else self.config.rank_span_s)
         begin = rank() * len(joint)
@@ -118,7 +118,8 @@ class Focal(Objective):
             own = torch.arange(begin + rows.start, begin + rows.stop, device=joint.device)
             close = near_rows(rows)
             others = present & ~F.one_hot(own, len(everyone)).bool()
-            distance = (4 - 2 * joint[rows] @ everyone.T).clamp(min=1e-6).sqrt()
+            square = joint[rows].square().sum(1, keepdim=True) + everyone.square().sum(1) - 2 * joint[rows] @ everyone.T
+            distance = square.clamp(min=1e-6).sqrt()
             means, counts = [], []
             for mask in (close & others, ~close & others):
                 counts.append(mask.sum(1))

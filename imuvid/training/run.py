@@ -74,7 +74,7 @@ class Run:
         self.device = resolve_device(config.engine.device, int(os.environ["LOCAL_RANK"]))
         self.dataset, self.held_out = check_start(config, self.world)
         middle = retrieval_windows(self.held_out, config.train.validate_windows) if self.dataset.info.num_frames else []
-        stride = -(-len(middle) // config.train.validate_max_windows)
+        stride = max(1, -(-len(middle) // config.train.validate_max_windows))
         self.validation_samples = middle[::stride]
         self.tokenizer = load_tokenizer(config.model.text_tower)
         self.order = sample_order(self.dataset, config.data, config.seed)
