@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 
-def decode_frames(jpegs: Sequence[bytes], out: np.ndarray | None = None) -> np.ndarray:
+def decode_frames(jpegs: Sequence[bytes | memoryview], out: np.ndarray | None = None) -> np.ndarray:
     """Decode the frames of one window.
 
     Args:
@@ -55,7 +55,7 @@ class FrameMemory:
         self._batches: list[np.ndarray] = []
         self._used = 0
 
-    def decode(self, jpegs: Sequence[bytes]) -> np.ndarray:
+    def decode(self, jpegs: Sequence[bytes | memoryview]) -> np.ndarray:
         """As :func:`decode_frames`, into the next free place."""
         if not jpegs:
             return decode_frames(jpegs)

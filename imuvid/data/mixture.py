@@ -16,7 +16,7 @@ from imuvid.data.frame_memory import FrameMemory
 from imuvid.data.mixture_order import MixtureOrder, Shares, seed_of
 from imuvid.data.order import Batches, Order, SampleOrder
 from imuvid.data.resampled import ResampledOrder
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.shard_dataset import ShardDataset, Unpacked, picture
 from imuvid.data.spread import Spread
 from imuvid.errors import UserError
 
@@ -156,11 +156,15 @@ class MixtureDataset:
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Decode as :meth:`ShardDataset.decode`; sample and recording have numbers of the mixture."""
+        """Decode the frames of a sample, as :meth:`ShardDataset.decode`."""
+        return picture(self, *self.unpack(sample, stored, rng), memory)
+
+    def unpack(self, sample: int, stored: Sample, rng: np.random.Generator | None = None) -> Unpacked:
+        """As :meth:`ShardDataset.unpack`; sample and recording have numbers of the mixture."""
         part, within = self._at(sample)
-        example = self.parts[part].decode(within, stored, rng, memory)
+        example, jpegs = self.parts[part].unpack(within, stored, rng)
         recording = recording_number(f"{part}/{example.recording}")
-        return dataclasses.replace(example, sample=sample, recording=recording)
+        return dataclasses.replace(example, sample=sample, recording=recording), jpegs
 
     def _at(self, sample: int) -> tuple[int, int]:
         part = _interval(self.first_samples, sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from imuvid.data.format import (
     parse_tar,
     read_dataset_info,
     read_recordings,
+    views_of_tar,
 )
 from imuvid.data.frame_memory import FrameMemory, decode_frames
 from imuvid.data.index import Column, Index
@@ -28,7 +30,12 @@ from imuvid.data.storage import Store
 from imuvid.errors import UserError
 
 if TYPE_CHECKING:
-    from imuvid.data.mixture import MixtureDataset
+    from imuvid.data.mixture import AnyDataset
+
+
+Unpacked = tuple[Example, Sequence["bytes | memoryview"]]
+"""Everything of an example but its frames, and the JPEGs of these."""
+_NO_FRAMES = decode_frames([])
 
 
 class ShardDataset:
@@ -238,12 +245,13 @@ class ShardDataset:
         raw = self.raw(sample) if raw is None else raw
         if not self.intact(sample, raw):
             raise CorruptSample(f"{self.where(sample)}: checksum differs: the shard is damaged", "checksum")
+        checked = self.index.crc32(sample) is not None
         try:
-            decoded = decode_members(parse_tar(raw))
+            decoded = decode_members(views_of_tar(raw) if checked else parse_tar(raw))
         except ValueError as error:
             raise CorruptSample(f"{self.where(sample)}: {error}", "members") from error
         # The checksum is of the key as well; without one, the keys have to be at hand.
-        if self.index.crc32(sample) is None and decoded.key != self.keys[sample]:
+        if not checked and decoded.key != self.keys[sample]:
             where = self.store.where(self.index.shards[self.shard_of(sample)])
             raise CorruptSample(
                 f"{where}: holds {decoded.key} where the index says {self.keys[sample]}", "other_sample"
@@ -261,16 +269,19 @@ class ShardDataset:
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Decode the frames of a sample.
+        """Decode the frames of a sample: :meth:`unpack`, then :func:`picture`."""
+        return picture(self, *self.unpack(sample, stored, rng), memory)
+
+    def unpack(self, sample: int, stored: Sample, rng: np.random.Generator | None = None) -> Unpacked:
+        """Return everything of an example but its frames, and the JPEGs of these.
 
         Args:
             sample: its number.
             stored: what :meth:`read` gave.
             rng: draws the frame of each chunk; without it the frame in the middle is taken.
-            memory: where the frames are decoded; memory of their own without it.
 
         Raises:
-            CorruptSample: a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
+            CorruptSample: there are too few frames, or the embedding is not as long as ``dataset.json`` says.
         """
         dim = None if stored.embedding is None else len(stored.embedding)
         if dim != self.info.embedding_dim:
@@ -278,32 +289,53 @@ class ShardDataset:
                 f"{self.where(sample)}: its video embedding has {dim} numbers, expected {self.info.embedding_dim}",
                 "members",
             )
-        frame_valid = np.asarray(stored.meta.frame_valid, dtype=bool)
-        places = np.asarray(stored.meta.frame_times_s, dtype=np.float64) / stored.meta.duration_s
-        if len(frame_valid) < self._num_frames:
-            raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
-        chosen = choose_frames(frame_valid, self._num_frames, rng) if self._num_frames else np.arange(len(frame_valid))
-        try:
-            jpegs = [stored.frames[i] for i in chosen] if stored.frames else []
-            frames = memory.decode(jpegs) if memory else decode_frames(jpegs)
-        except ValueError as error:
-            raise CorruptSample(f"{self.where(sample)}: damaged JPEG: {error}", "picture") from error
-        return Example(
+        frame_valid = np.array(stored.meta.frame_valid, dtype=bool)
+        places = np.array(stored.meta.frame_times_s, dtype=np.float64) / stored.meta.duration_s
+        jpegs = stored.frames
+        if self._num_frames:
+            if len(frame_valid) < self._num_frames:
+                raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
+            chosen = choose_frames(frame_valid, self._num_frames, rng)
+            frame_valid, places, jpegs = frame_valid[chosen], places[chosen], [jpegs[i] for i in chosen]
+        example = Example(
             imu=stored.imu,
             valid=stored.valid,
-            frames=frames if stored.embedding is None else stored.embedding,
-            frame_valid=frame_valid[chosen],
+            frames=_NO_FRAMES if stored.embedding is None else stored.embedding,
+            frame_valid=frame_valid,
             recording=recording_number(stored.meta.recording),
             sample=sample,
-            frame_places=places[chosen],
-            start_s=self.starts_s[sample],
+            frame_places=places,
+            start_s=stored.meta.start_s,  # as in the index, a column of which would have to be read for it
         )
+        return example, jpegs
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": OrderedDict()}
 
 
-def retrieval_windows(dataset: ShardDataset | MixtureDataset, choice: str) -> list[int]:
+def picture(
+    dataset: AnyDataset, example: Example, jpegs: Sequence[bytes | memoryview], memory: FrameMemory | None
+) -> Example:
+    """Give an example its frames.
+
+    Args:
+        dataset: that it is of.
+        example: that ``unpack`` of the dataset gave; it is changed.
+        jpegs: of it; none where it has an embedding.
+        memory: where they are decoded; None = memory of their own.
+
+    Raises:
+        CorruptSample: a JPEG is damaged.
+    """
+    if jpegs:
+        try:
+            example.frames = memory.decode(jpegs) if memory else decode_frames(jpegs)
+        except ValueError as error:
+            raise CorruptSample(f"{dataset.where(example.sample)}: damaged JPEG: {error}", "picture") from error
+    return example
+
+
+def retrieval_windows(dataset: AnyDataset, choice: str) -> list[int]:
     """Return the samples that retrieval is judged on, in the order of the dataset.
 
     Overlapping windows look the same, so that a miss among them says nothing: there are none here.

@@ -27,6 +27,7 @@ from imuvid.data.format import (
     parse_tar,
     read_dataset_info,
     read_index,
+    views_of_tar,
 )
 from imuvid.errors import UserError
 from tests.soak import times
@@ -102,6 +103,29 @@ def test_tar_is_read_as_the_standard_library_reads_it():
     assert parse_tar(tar_of(odd)) == dict(odd)
 
 
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_bytes_that_passed_their_checksum_are_read_alike(kind):
+    long = "n" * (140 if kind != tarfile.USTAR_FORMAT else 60)
+    odd = [("k.0", b""), ("k.1", os.urandom(511)), (f"{long}/k.2", b"2" * 512), ("k.ä", b"3" * 1025)]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
+        for name, content in odd:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for members, raw in ((odd, buffer.getvalue()), (odd[:2] + odd[3:], tar_of(odd[:2] + odd[3:])), (MEMBERS, RAW)):
+        found = views_of_tar(raw)
+        assert found == parse_tar(raw) == dict(members)
+        assert list(found) == [name for name, _ in members]
+    assert same(decode_members(views_of_tar(RAW)), SAMPLE)
+    with pytest.raises(ValueError, match="bytes past the end"):
+        views_of_tar(RAW[:-512])
+    folder = tarfile.TarInfo("link")
+    folder.type, folder.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with pytest.raises(ValueError, match="no plain file"):
+        views_of_tar(folder.tobuf() + RAW)
+
+
 def test_a_plain_webdataset_loop_reads_the_dataset(tiny_dataset):
     table = read_index(tiny_dataset)
     urls = sorted(str(path) for path in tiny_dataset.glob("*.tar"))
@@ -136,7 +160,10 @@ def test_damaged_samples_are_refused_in_one_line():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"duration_s": 1e999}, {"duration_s": None}, {"recording": 3}, {"positions": 1}, {"frame_times_s": 4}, {"new": 1}],
+    [
+        *({"duration_s": 1e999}, {"duration_s": None}, {"recording": 3}, {"positions": 1}, {"frame_times_s": 4}),
+        *({"start_s": "1"}, {"start_s": None}, {"start_s": float("nan")}, {"new": 1}),
+    ],
 )
 def test_metadata_of_another_kind_is_refused(fields):
     assert SAMPLE.key in refused(changed(**fields))
@@ -223,8 +250,9 @@ def test_a_size_below_zero_does_not_send_the_reader_round_in_circles():
     header[124:136] = b"-0000001000\0"
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    with pytest.raises(ValueError, match="damaged tar header"):
-        parse_tar(bytes(header) + bytes(1024))
+    for read in (parse_tar, views_of_tar):
+        with pytest.raises(ValueError, match="damaged tar header"):
+            read(bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
