@@ -162,6 +162,22 @@ def test_offsets_outside_the_shard_are_errors(copied):
         assert "00000.tar" in fails(ShardDataset(copied, None), 0)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1 << 16])
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(512, 1024), (512 << 17, 512 << 17), (1 << 50, 1 << 45), (513, 1025), (5, 1 << 33), (-512, -1), (3, 512)],
+)
+def test_where_samples_lie_is_kept_exactly_whatever_the_numbers(copied, monkeypatch, rows_at_once, offset, size):
+    rows = pq.read_table(copied / INDEX_NAME).to_pylist()
+    for number in (2, 7):
+        rows[number] |= {"offset": offset, "size": size, "crc32": None if number == 7 else (1 << 32) - 1}
+    rewrite_index(copied, rows)
+    monkeypatch.setattr("imuvid.data.index._ROWS", rows_at_once)
+    index = ShardDataset(copied, None).index
+    assert [index.span(i) for i in range(len(rows))] == [(row["offset"], row["size"]) for row in rows]
+    assert [index.crc32(i) for i in range(len(rows))] == [row["crc32"] for row in rows]
+
+
 def test_windows_that_fail_a_quality_gate_are_left_out(copied):
     before = set(ShardDataset(copied, "train").keys)
     rows = pq.read_table(copied / INDEX_NAME).to_pylist()
