@@ -249,11 +249,11 @@ def decode_members(members: Mapping[str, bytes | memoryview]) -> Sample:
             raise ValueError("recording is no string")
         if not _is_number(meta.start_s):
             raise ValueError("start_s is no number")
-        imu, valid = (_from_npy(bytes(members[f"{key}.{name}.npy"])) for name in ("imu", "valid"))
+        imu, valid = (_from_npy(members[f"{key}.{name}.npy"]) for name in ("imu", "valid"))
         check_arrays(imu, valid, meta)
         embedding, frames = None, []
         if f"{key}.video.npy" in members:
-            embedding = _from_npy(bytes(members[f"{key}.video.npy"]))
+            embedding = _from_npy(members[f"{key}.video.npy"])
             _check_embedding(embedding)
         else:
             frames = [members[f"{key}.{i:02d}.jpg"] for i in range(len(meta.frame_times_s))]
@@ -506,11 +506,12 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(io.BytesIO(header[8:]))
 
 
-def _from_npy(data: bytes) -> np.ndarray:
+def _from_npy(data: bytes | memoryview) -> np.ndarray:
     try:
-        if data.startswith(_NPY_1_0):
-            start = 10 + int.from_bytes(data[8:10], "little")
-            shape, fortran_order, dtype = _npy_header(data[:start])
+        begin = bytes(data[:10])
+        if begin.startswith(_NPY_1_0):
+            start = 10 + int.from_bytes(begin[8:], "little")
+            shape, fortran_order, dtype = _npy_header(bytes(data[:start]))
             if not fortran_order and not dtype.hasobject and 0 not in shape:
                 return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape).copy()
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Frames are decoded where they will lie in the batch, in memory that an earlier batch no longer needs.
+"""Samples are read, and frames decoded where they will lie in the batch, in memory that is no longer needed.
 
 A window of 10 frames of 224 px takes 1.5 MB. Copying it into its batch, and asking the system for fresh pages for
 every batch, take about half as long again as decoding it.
@@ -39,6 +39,27 @@ def decode_frames(jpegs: Sequence[bytes | memoryview], out: np.ndarray | None = 
             if shapes == {out.shape[1:]}:
                 return out
     return np.stack([simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in jpegs])
+
+
+class ReadMemory:
+    """Memory for the bytes of samples, given in turns: a sample is there until ``num_samples`` more were read.
+
+    Pickles and forks as if it were new.
+    """
+
+    def __init__(self, num_samples: int):
+        self._buffers = [bytearray() for _ in range(num_samples)]
+        self._next = 0
+
+    def take(self, size: int) -> memoryview:
+        """Return room for ``size`` bytes."""
+        place, self._next = self._next, (self._next + 1) % len(self._buffers)
+        if len(self._buffers[place]) < size:
+            self._buffers[place] = bytearray(size + size // 4)  # a new one: someone may look at the old one
+        return memoryview(self._buffers[place])[:size]
+
+    def __reduce__(self) -> tuple[type[ReadMemory], tuple[int]]:
+        return ReadMemory, (len(self._buffers),)
 
 
 class FrameMemory:

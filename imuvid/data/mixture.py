@@ -12,7 +12,7 @@ import numpy as np
 
 from imuvid.data.batch import Example, recording_number
 from imuvid.data.format import DatasetInfo, Sample
-from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.frame_memory import FrameMemory, ReadMemory
 from imuvid.data.mixture_order import MixtureOrder, Shares, seed_of
 from imuvid.data.order import Batches, Order, SampleOrder
 from imuvid.data.resampled import ResampledOrder
@@ -130,17 +130,17 @@ class MixtureDataset:
         part, within = self._at(sample)
         return self.parts[part].span(within)
 
-    def intact(self, sample: int, raw: bytes) -> bool:
+    def intact(self, sample: int, raw: bytes | memoryview) -> bool:
         """Return whether these are the bytes of a sample, as :meth:`ShardDataset.intact`."""
         part, within = self._at(sample)
         return self.parts[part].intact(within, raw)
 
-    def raw(self, sample: int) -> bytes:
+    def raw(self, sample: int, memory: ReadMemory | None = None) -> bytes | memoryview:
         """Read the bytes of one sample, as :meth:`ShardDataset.raw`."""
         part, within = self._at(sample)
-        return self.parts[part].raw(within)
+        return self.parts[part].raw(within, memory)
 
-    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+    def read(self, sample: int, raw: bytes | memoryview | None = None) -> Sample:
         """Read one sample, as :meth:`ShardDataset.read`."""
         part, within = self._at(sample)
         return self.parts[part].read(within, raw)

@@ -24,7 +24,7 @@ from imuvid.data.format import (
     read_recordings,
     views_of_tar,
 )
-from imuvid.data.frame_memory import FrameMemory, decode_frames
+from imuvid.data.frame_memory import FrameMemory, ReadMemory, decode_frames
 from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
@@ -179,13 +179,17 @@ class ShardDataset:
         """Return where in its shard a sample lies: offset and size, bytes."""
         return self.index.span(sample)
 
-    def intact(self, sample: int, raw: bytes) -> bool:
+    def intact(self, sample: int, raw: bytes | memoryview) -> bool:
         """Return whether these are the bytes of a sample; of an index without checksums only their number is known."""
         crc32 = self.index.crc32(sample)
         return len(raw) == self.span(sample)[1] and (crc32 is None or zlib.crc32(raw) == crc32)
 
-    def raw(self, sample: int) -> bytes:
+    def raw(self, sample: int, memory: ReadMemory | None = None) -> bytes | memoryview:
         """Read the bytes of one sample.
+
+        Args:
+            sample: its number.
+            memory: where the bytes of a local file go; memory of their own without it.
 
         Raises:
             CorruptSample: the shard is shorter than the index says.
@@ -197,9 +201,12 @@ class ShardDataset:
             if self.store.local is None:
                 if shard not in self._measured:
                     self._check_size(shard, sample, self.store.size(name))
-                raw = self.store.read_range(name, offset, size)
-            else:
+                raw: bytes | memoryview = self.store.read_range(name, offset, size)
+            elif memory is None:
                 raw = os.pread(self._open(shard, sample), size, offset)
+            else:
+                room = memory.take(size)
+                raw = room[: os.preadv(self._open(shard, sample), [room], offset)]
         except OSError as error:
             raise ValueError(f"{self.where(sample)}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:
@@ -231,12 +238,12 @@ class ShardDataset:
             )
         self._measured.add(shard)
 
-    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+    def read(self, sample: int, raw: bytes | memoryview | None = None) -> Sample:
         """Read one sample; its frames stay JPEG.
 
         Args:
             sample: its number.
-            raw: its bytes, where they were read before.
+            raw: its bytes, where they were read before; the JPEGs of what is returned lie in them.
 
         Raises:
             CorruptSample: it is damaged or the shard is shorter than the index says.

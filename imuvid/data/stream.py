@@ -31,7 +31,7 @@ from imuvid.data.augment import AugmentConfig, augment, mirrored_positions
 from imuvid.data.batch import Batch, Example, collate
 from imuvid.data.cache import ShardCache
 from imuvid.data.damage import read_or_replace
-from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.frame_memory import FrameMemory, ReadMemory
 from imuvid.data.mixture import AnyDataset, MixtureEntry, sample_order
 from imuvid.data.object_store import within
 from imuvid.data.order import Order
@@ -107,7 +107,7 @@ class _Decode:
     def __init__(self, dataset: AnyDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
         self.dataset, self.config, self.seed, self.progress = dataset, config, seed, progress
         self.mirror = mirrored_positions(dataset.info.positions)
-        self.local_batch, self.memory = local_batch, FrameMemory(local_batch)
+        self.local_batch, self.memory, self.read_memory = local_batch, FrameMemory(local_batch), ReadMemory(local_batch)
 
     def __call__(self, items: Iterable[Read]) -> Iterator[Example]:
         """Take a local batch of samples at a time: to read and unpack them one by one, between two decodings, would be
@@ -115,12 +115,14 @@ class _Decode:
         """
         items = iter(items)
         while group := list(itertools.islice(items, self.local_batch)):
-            unpacked = deque(self._unpacked(*position, raw) for position, raw in group)
+            unpacked = deque(self._unpacked(*position, raw, self.read_memory) for position, raw in group)
             for position, _ in group:
                 yield self._example(*position, unpacked.popleft())
             self.progress.rests()
 
-    def _unpacked(self, epoch: int, sample: int, raw: bytes | ValueError | None) -> Unpacked | ValueError:
+    def _unpacked(
+        self, epoch: int, sample: int, raw: bytes | memoryview | ValueError | None, memory: ReadMemory | None = None
+    ) -> Unpacked | ValueError:
         self.progress.reads(sample)
         if isinstance(raw, ValueError):
             return raw
@@ -128,7 +130,8 @@ class _Decode:
         if self.config.num_frames:  # else nothing is drawn, and making one takes as long as reading the JSON
             rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, sample, 5]))
         try:
-            return self.dataset.unpack(sample, self.dataset.read(sample, raw), rng)
+            read = self.dataset.raw(sample, memory) if raw is None else raw
+            return self.dataset.unpack(sample, self.dataset.read(sample, read), rng)
         except ValueError as error:
             return error
 
