@@ -224,7 +224,7 @@ def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
         (f"{sample.key}.imu.npy", _npy(sample.imu)),
         (f"{sample.key}.valid.npy", _npy(sample.valid)),
     ]
-    members += [(f"{sample.key}.{i:02d}.jpg", frame) for i, frame in enumerate(sample.frames)]
+    members += [(f"{sample.key}.{i:02d}.jpg", bytes(frame)) for i, frame in enumerate(sample.frames)]
     if sample.embedding is not None:
         members.append((f"{sample.key}.video.npy", _npy(sample.embedding)))
     return members

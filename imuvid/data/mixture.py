@@ -145,7 +145,7 @@ class MixtureDataset:
         part, within = self._at(sample)
         return self.parts[part].read(within, raw)
 
-    def example(self, sample: int, raw: bytes | None = None) -> Example:
+    def example(self, sample: int, raw: bytes | memoryview | None = None) -> Example:
         """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
         return self.decode(sample, self.read(sample, raw))
 

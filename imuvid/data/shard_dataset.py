@@ -265,7 +265,7 @@ class ShardDataset:
             )
         return decoded
 
-    def example(self, sample: int, raw: bytes | None = None) -> Example:
+    def example(self, sample: int, raw: bytes | memoryview | None = None) -> Example:
         """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
         return self.decode(sample, self.read(sample, raw))
 
