@@ -4,6 +4,9 @@ Beside it, in the same run on the same files: the physical limit, bare sequentia
 thread), and the way of the paper's released code, which opens the video for every window, seeks, and decodes each
 frame of it at native size. Core-seconds are user and system time of all threads of the process, so that other
 work on the machine disturbs little; measurements are interleaved and medians of their ratios are what counts.
+
+Of Project Aria recordings, where $IMUVID_REALDATA has one, the share of the synchrony check alone: in a build of three
+of 30 s, 60 s and 2 minutes, which are the records of the real one, again and again.
 """
 
 from __future__ import annotations
@@ -32,16 +35,19 @@ import numpy as np
 from PIL import Image
 
 import shards.fragment
+import shards.video_pyav
+import shards.video_vrs
+from benchmarks.aria_recording import write_aria
 from imuvid.config import load
 from shards.build import build
 from shards.config import BuildConfig
 from shards.motion import MotionTracker
 from shards.video import Frame
-from shards.video_pyav import Scaler
 
 FPS, WINDOW_S, SIDE, IMU_HZ = 30, 5.0, 224, 200.0
 SIZES = {"1080p": (1920, 1080), "480p": (854, 480)}
 SHORT_S = (30.0, 60.0)
+ARIA_S = (60.0, 30.0, 120.0)
 LIMIT_BAR, PAPER_BAR, SYNC_BAR = 0.75, 3.0, 0.15
 
 
@@ -86,8 +92,12 @@ def write_recording(folder: Path, size: tuple[int, int], duration_s: float) -> P
 
 def ours(folder: Path, out: Path) -> None:
     """Build the recording by the product's own path: sync check, gates, JPEG, shards, read-back."""
-    words = [f"name={out.name}", f"out={out}", "source.kind=paired", "build.workers=1", "subjects.salt=benchmark"]
-    words += [f"source.paired.manifest={folder / 'recordings.csv'}", "source.paired.time_column=time"]
+    words = [f"name={out.name}", f"out={out}", "build.workers=1", "subjects.salt=benchmark"]
+    if (folder / "recordings.csv").exists():
+        words += ["source.kind=paired", f"source.paired.manifest={folder / 'recordings.csv'}"]
+        words += ["source.paired.time_column=time"]
+    else:
+        words += ["source.kind=aria", f"source.aria.paths=[{folder}]"]
     summary = build(load(BuildConfig, None, words), run_here)
     assert summary.counts["samples"], "the build made no sample"
 
@@ -178,14 +188,12 @@ def counted() -> Iterator[list[float]]:
 
         return call
 
-    whole_frame = Scaler.frame
-
-    def frame(*arguments: Any) -> Frame:
-        found = whole_frame(*arguments)
-        return Frame(found.rgb, timed(found.grey))
+    def frame(rgb: Callable[[], np.ndarray], grey: Callable[[], np.ndarray]) -> Frame:
+        return Frame(rgb, timed(grey))
 
     with (
-        mock.patch.object(Scaler, "frame", frame),
+        mock.patch.object(shards.video_pyav, "Frame", frame),
+        mock.patch.object(shards.video_vrs, "Frame", frame),
         mock.patch.object(MotionTracker, "add", timed(MotionTracker.add)),
         mock.patch.object(MotionTracker, "track", timed(MotionTracker.track)),
         mock.patch.object(shards.fragment, "estimate", timed(shards.fragment.estimate)),
@@ -205,6 +213,30 @@ def short_shares(durations_s: Sequence[float], repeats: int) -> dict[str, float]
     return figures
 
 
+def aria_shares(durations_s: Sequence[float], repeats: int) -> dict[str, float]:
+    """Return the share of the check of synchrony in the builds of Aria recordings: of each length, and of all at once.
+
+    Nothing, and a line that says so, where the recording that they are made of is not there.
+    """
+    source = Path(os.environ.get("IMUVID_REALDATA", "")) / "aria_vrs" / "aea_recording.vrs"
+    if not source.is_file():
+        print("no Aria recording: $IMUVID_REALDATA/aria_vrs/aea_recording.vrs is not there", file=sys.stderr)
+        return {}
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        together = Path(temporary) / "together"
+        together.mkdir()
+        for duration_s in durations_s:
+            folder = Path(temporary) / f"{duration_s:.0f}s"
+            folder.mkdir()
+            write_aria(source, folder / f"{duration_s:.0f}s.vrs", duration_s)
+            (together / f"{duration_s:.0f}s.vrs").hardlink_to(folder / f"{duration_s:.0f}s.vrs")
+            ours(folder, folder / "first")
+            figures[f"share_aria_{duration_s:.0f}s"] = sync_share(folder, repeats)
+        figures["sync_share_aria"] = sync_share(together, repeats)
+    return figures
+
+
 def main() -> int:
     """Measure, print one JSON line, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,6 +245,7 @@ def main() -> int:
     figures = measure(20.0, 1) if quick else measure(120.0, 3)
     if not quick:
         figures |= short_shares(SHORT_S, 5)
+    figures |= aria_shares(ARIA_S[:1] if quick else ARIA_S, 1 if quick else 3)
     bars = {}
     for name in SIZES:
         for way, bar in (("limit", LIMIT_BAR), ("paper", PAPER_BAR)):

@@ -29,16 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from imuvid.data.format import (
-    DATASET_NAME,
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    QUALITY,
-    DatasetInfo,
-    Sample,
-    SampleMeta,
-    encode_members,
-)
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, QUALITY
+from imuvid.data.format import Sample, SampleMeta, encode_members
 from imuvid.data.mixture import sample_order
 from imuvid.data.order import SampleOrder
 from imuvid.data.shard_dataset import ShardDataset

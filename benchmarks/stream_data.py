@@ -18,15 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from imuvid.data.format import (
-    DATASET_NAME,
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    DatasetInfo,
-    Sample,
-    SampleMeta,
-    encode_members,
-)
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA
+from imuvid.data.format import Sample, SampleMeta, encode_members
 from shards.write import END_OF_ARCHIVE, tar_members
 
 NUM_FRAMES, SIDE, QUALITY = 10, 224, 90

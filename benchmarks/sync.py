@@ -3,7 +3,8 @@
 Simulated recordings, decoded from H.264, whose clocks are set off by up to 2 s and, where they are longer than two
 minutes, drift by up to 200 ppm; pairs that do not belong together (another recording, another stretch of the same one,
 and, where ``$IMUVID_REALDATA`` has HAPT, the gyroscopes of people who walk or climb stairs against another stretch in
-which the same person does the same); real recordings where ``$IMUVID_REALDATA`` has them. What the check costs of a
+which the same person does the same); the simulated ones once more, by the fewer pictures that a build looks at in Aria
+recordings (figures ``alone_...``); real recordings where ``$IMUVID_REALDATA`` has them. What the check costs of a
 build is in benchmarks/build_shards.py.
 
 The simulated recordings are not those that the estimator's constants were chosen on; the control had a part in one.
@@ -37,7 +38,7 @@ from shards.sources.gopro import GoProConfig, GoProSource
 from shards.sources.simulated import SimulatedSource
 from shards.sync import SyncConfig, SyncEstimate, correct, estimate
 from shards.video import GREY_SIDE, Watch, probe, read_frames
-from shards.watching import follow_camera
+from shards.watching import ALONE_STEP_S, follow_camera, watched_stretches
 
 CONFIG = SyncConfig()
 SEED = 900
@@ -49,12 +50,16 @@ BARS = {
     "p95_error_ms": 60.0,
     "known_share": 0.8,
     "swapped_known": 0.0,
+    "alone_median_error_ms": 20.0,
+    "alone_p95_error_ms": 60.0,
+    "alone_known_share": 0.8,
+    "alone_swapped_known": 0.0,
     "swapped_pairs": 200.0,
     "control_ms": 15.0,
     "control_shifted_ms": 25.0,
     "stabilised_wrong": 0.0,
 }
-AT_LEAST = ("known_share", "swapped_pairs")
+AT_LEAST = ("known_share", "alone_known_share", "swapped_pairs")
 
 
 @dataclass
@@ -73,20 +78,40 @@ class Followed:
         track = MotionTrack(*times, self.track.rotation[pairs], self.track.weight[pairs])
         return Followed(track, Signal(self.gyro.times_s[inside] - start_s, self.gyro.values[inside]), length_s)
 
+    def watched(self) -> Followed:
+        """What a build decodes of it where each frame is decoded for this alone, as in Aria recordings."""
+        spans = watched_stretches(0.0, self.duration_s, alone=True)
+        pairs = np.any([(self.track.start_s >= a) & (self.track.end_s <= b) for a, b in spans], axis=0)
+        times = self.track.start_s[pairs], self.track.end_s[pairs]
+        track = MotionTrack(*times, self.track.rotation[pairs], self.track.weight[pairs])
+        return Followed(track, self.gyro, self.duration_s)
 
-def follow(video: Path) -> MotionTrack:
-    """Follow the camera through all of a video: pieces of it are then recordings of their own."""
+
+def follow(video: Path) -> tuple[MotionTrack, MotionTrack]:
+    """Follow the camera through all of a video, by all of its frames and by those of one that stand alone.
+
+    Pieces of it are then recordings of their own.
+    """
     times_s = probe(video).times_s
-    tracker = MotionTracker()
-    watch = Watch(range(len(times_s)), lambda index, picture: tracker.add(float(times_s[index]), picture))
-    for _ in read_frames(video, [], GREY_SIDE, "crop", watch=watch):
+    trackers = MotionTracker(), MotionTracker()
+    last_s = -np.inf
+
+    def take(index: int, picture: np.ndarray) -> None:
+        nonlocal last_s
+        time_s = float(times_s[index])
+        trackers[0].add(time_s, picture)
+        if time_s - last_s > ALONE_STEP_S:
+            trackers[1].add(time_s, picture)
+            last_s = time_s
+
+    for _ in read_frames(video, [], GREY_SIDE, "crop", watch=Watch(range(len(times_s)), take)):
         pass
-    return tracker.track()
+    return trackers[0].track(), trackers[1].track()
 
 
-def simulated(num_subjects: int, duration_s: float, folder: str) -> list[Followed]:
-    """Make and follow ``num_subjects`` recordings of each population."""
-    recordings = []
+def simulated(num_subjects: int, duration_s: float, folder: str) -> tuple[list[Followed], list[Followed]]:
+    """Make and follow ``num_subjects`` recordings of each population, in both ways of :func:`follow`."""
+    recordings, sparse = [], []
     for population in POPULATIONS:
         config = SimulatedConfig(
             seed=SEED,
@@ -104,16 +129,24 @@ def simulated(num_subjects: int, duration_s: float, folder: str) -> list[Followe
             assert isinstance(recording.video, Path)
             gyro = recording.streams[0].gyro
             assert gyro is not None
-            recordings.append(Followed(follow(recording.video), gyro, duration_s))
-    return recordings
+            track, thin = follow(recording.video)
+            recordings.append(Followed(track, gyro, duration_s))
+            sparse.append(Followed(thin, gyro, duration_s))
+    return recordings, sparse
 
 
-def accuracy(recordings: list[Followed], lengths_s: list[float], rng: np.random.Generator) -> dict[str, float]:
-    """Set clocks off and estimate; the error is the largest, over the recording, of the corrected times."""
+def accuracy(
+    recordings: list[Followed], lengths_s: list[float], rng: np.random.Generator, alone: bool = False
+) -> dict[str, float]:
+    """Set clocks off and estimate; the error is the largest, over the recording, of the corrected times.
+
+    ``alone`` leaves of each what :meth:`Followed.watched` does.
+    """
     errors, drift_errors, known, took_s = [], [], [], []
     for whole in recordings:
         for length_s in lengths_s:
             one = whole.stretch(float(rng.uniform(0.0, whole.duration_s - length_s)), length_s)
+            one = one.watched() if alone else one
             offset_s, drift = rng.uniform(-2.0, 2.0), rng.uniform(-200e-6, 200e-6) if length_s > 120.0 else 0.0
             stamps = (one.gyro.times_s - offset_s) / (1.0 + drift)
             start = time.perf_counter()
@@ -225,10 +258,14 @@ def measure(quick: bool) -> dict[str, float]:
     rng = np.random.default_rng(SEED)
     root = Path(os.environ["IMUVID_REALDATA"]) if os.environ.get("IMUVID_REALDATA") else None
     with tempfile.TemporaryDirectory() as folder:
-        recordings = simulated(4, 40.0, folder) if quick else simulated(12, 180.0, folder)
+        recordings, sparse = simulated(4, 40.0, folder) if quick else simulated(12, 180.0, folder)
     figures = accuracy(recordings, [20.0, 36.0] if quick else [20.0, 30.0, 60.0, 110.0, 150.0, 180.0], rng)
+    found_alone = accuracy(sparse, [36.0] if quick else [30.0, 60.0, 110.0, 150.0, 180.0], rng, alone=True)
+    figures |= {f"alone_{name}": value for name, value in found_alone.items()}
+    pairs_alone = swapped(sparse, 210 if quick else 1000, rng)
     nulls = {
         "swapped": swapped(recordings, 210 if quick else 4000, rng),
+        "alone_swapped": ((camera.watched(), other) for camera, other in pairs_alone),
         "other_stretch": other_stretch(recordings, 32 if quick else 600, rng),
     }
     if root is not None:

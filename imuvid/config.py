@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from yaml import YAMLError
 from imuvid.errors import UserError
 
 T = TypeVar("T")
+_BASE_60 = re.compile(r"\d+(:\d+)+")
+"""What YAML 1.1 would read as a number in base 60, and nobody means so: 10:20 is a range."""
 
 
 def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
@@ -36,11 +39,11 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
     if path is not None:
         config = _merge(cls, config, _read_yaml(Path(path)), str(path))
     for word in overrides:
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if not equals or not key.strip():
             raise UserError(f"'{word}' is not an override: write key=value, for example train.epochs=3")
         try:
-            override = OmegaConf.from_dotlist([word])
+            override = OmegaConf.from_dotlist([f"{key}='{value}'" if _BASE_60.fullmatch(value) else word])
         except (YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"'{word}' cannot be read: {_first_line(error)}") from error
         config = _merge(cls, config, override, f"'{word}'")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imuvid.data.format import DatasetInfo
+from imuvid.data.dataset_json import DatasetInfo
 from imuvid.errors import UserError
 from shards.assemble import USED, Dataset, publish
 from shards.operations import (

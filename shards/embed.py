@@ -11,15 +11,11 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from imuvid.data.format import (
-    INDEX_SCHEMA,
-    DatasetInfo,
-    Sample,
-    decode_members,
-    encode_members,
-    parse_tar,
-)
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_tables import INDEX_SCHEMA
+from imuvid.data.format import Sample, decode_members, encode_members
 from imuvid.data.storage import Store
+from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from shards.assemble import publish
 from shards.config import FramesConfig

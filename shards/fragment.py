@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from imuvid.data.format import QUALITY, Sample, SampleMeta, encode_members
+from imuvid.data.dataset_tables import QUALITY
+from imuvid.data.format import Sample, SampleMeta, encode_members
 from imuvid.data.storage import replacing
 from imuvid.imu.condition import statistics
 from shards.config import BuildConfig

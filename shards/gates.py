@@ -56,7 +56,7 @@ class Gate:
     """One way for a window to fail."""
 
     column: str
-    """Measurement that it looks at, of :data:`imuvid.data.format.QUALITY`."""
+    """Measurement that it looks at, of :data:`imuvid.data.dataset_tables.QUALITY`."""
     bound: str
     """Its bound in :class:`GatesConfig`."""
     side: str
@@ -81,7 +81,8 @@ def verdict(quality: Mapping[str, float | None], gates: GatesConfig) -> str:
     """Return the names of the gates that a window fails, joined by ',', in a fixed order; '' where it is good.
 
     Args:
-        quality: measurements by the names of :data:`imuvid.data.format.QUALITY`; None or no entry = not measured.
+        quality: measurements by the names of :data:`imuvid.data.dataset_tables.QUALITY`; None or no entry = not
+            measured.
     """
     return ",".join(name for name, gate in GATES.items() if _fails(name, quality, getattr(gates, gate.bound)))
 

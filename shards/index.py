@@ -17,19 +17,11 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from imuvid.data.format import (
-    BLOCK,
-    DATASET_NAME,
-    INDEX_SCHEMA,
-    KEY_PATTERN,
-    QUALITY,
-    DatasetInfo,
-    Sample,
-    decode_members,
-    parse_tar,
-    tar_entries,
-)
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_SCHEMA, QUALITY
+from imuvid.data.format import KEY_PATTERN, Sample, decode_members
 from imuvid.data.storage import Store
+from imuvid.data.tar import BLOCK, parse_tar, tar_entries
 from imuvid.errors import UserError
 from shards.assemble import USED, Dataset, publish, regated
 from shards.gates import GatesConfig

@@ -14,18 +14,11 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
-from imuvid.data.format import (
-    QUALITY,
-    RECORDINGS_NAME,
-    DatasetInfo,
-    Sample,
-    decode_members,
-    parse_tar,
-    read_dataset_info,
-    read_index,
-    read_recordings,
-)
+from imuvid.data.dataset_json import DatasetInfo, read_dataset_info
+from imuvid.data.dataset_tables import QUALITY, RECORDINGS_NAME, read_index, read_recordings
+from imuvid.data.format import Sample, decode_members
 from imuvid.data.storage import Store, replacing
+from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from shards import inspect_numbers as numbers
 from shards.gates import GATES
@@ -52,7 +45,7 @@ class InspectReport:
     location: str
     name: str
     fingerprint: str
-    """See :attr:`imuvid.data.format.DatasetInfo.fingerprint`."""
+    """See :attr:`imuvid.data.dataset_json.DatasetInfo.fingerprint`."""
     format: int
     counts: dict[str, int]
     """Samples, recordings, subjects and shards, as ``dataset.json`` says."""

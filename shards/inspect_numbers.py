@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imuvid.data.format import QUALITY, SPLITS, DatasetInfo
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_tables import QUALITY, SPLITS
 from shards.gates import GATES
 
 NUM_BINS = 20

@@ -15,7 +15,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from imuvid.data.format import DATASET_NAME, RECORDINGS_NAME, read_dataset_info
+from imuvid.data.dataset_json import DATASET_NAME, read_dataset_info
+from imuvid.data.dataset_tables import RECORDINGS_NAME
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 from shards.assemble import USED, Dataset, finish_publishing

@@ -78,12 +78,12 @@ class Pictures:
         if not config.num:
             return
         assert recording.video is not None
-        times_s = probe(recording.video).times_s
-        self._times_s = times_s
+        info = probe(recording.video)
+        times_s = self._times_s = info.times_s
         self._wanted_s = frame_times(windows, length_s, config.num)
         self._picks, self._near = pick_frames(self._wanted_s, times_s, 0.5 * length_s / config.num)
         needed = np.unique(self._picks[self._near]).tolist()
-        watch = None if tracker is None else motion_watch(tracker, times_s)
+        watch = None if tracker is None else motion_watch(tracker, info)
         embedder = None if config.embed_with is None else WindowEmbedder(self._picks, self._near, config)
         for index, picture in read_frames(
             recording.video, needed, config.size, config.fit, num_threads, config.backend, watch

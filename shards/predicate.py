@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imuvid.data.format import INDEX_SCHEMA
+from imuvid.data.dataset_tables import INDEX_SCHEMA
 from imuvid.errors import UserError
 
 MAX_LENGTH = 10_000

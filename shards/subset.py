@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imuvid import config as configs
-from imuvid.data.format import SPLITS, DatasetInfo
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_tables import SPLITS
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 from shards.assemble import USED, Dataset, change_gates, publish, regated

@@ -14,14 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imuvid.data.format import (
-    DATASET_NAME,
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo, read_dataset_info
+from imuvid.data.dataset_tables import (
     INDEX_NAME,
     INDEX_SCHEMA,
     RECORDINGS_NAME,
     RECORDINGS_SCHEMA,
-    DatasetInfo,
-    read_dataset_info,
     read_index,
     read_recordings,
 )

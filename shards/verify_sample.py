@@ -7,7 +7,10 @@ import math
 import zlib
 from typing import Any
 
-from imuvid.data.format import QUALITY, DatasetInfo, Sample, decode_members, encode_members, parse_tar
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_tables import QUALITY
+from imuvid.data.format import Sample, decode_members, encode_members
+from imuvid.data.tar import parse_tar
 from shards.places import names_of_places
 from shards.write import check_frames
 

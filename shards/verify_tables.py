@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imuvid.data.format import DATASET_NAME, INDEX_NAME, RECORDINGS_NAME, SPLITS, DatasetInfo
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, RECORDINGS_NAME, SPLITS
 from shards.assemble import USED
 from shards.gates import GatesConfig, verdict, weight
 from shards.places import names_of_places

@@ -50,6 +50,8 @@ class VideoInfo:
     """When the first frame is shown on the clock of the container, seconds."""
     duration_s: float
     """From the first frame to the end of the last, seconds."""
+    alone: bool = False
+    """Whether a frame is decoded without those before it: one that nobody asks for then costs nothing."""
 
 
 def check_backend(backend: str) -> None:
@@ -151,11 +153,12 @@ def read_frames(
     pictures = decode(path, width, height, num_threads, due)
     try:
         for index, frame in pictures:
-            done = index + 1
             if watch is not None and index in watched:
                 watch.take(index, frame.grey())
-            if index in wanted:
-                yield index, _fitted(frame.rgb(), size)
+            picture = _fitted(frame.rgb(), size) if index in wanted else None
+            done = index + 1
+            if picture is not None:
+                yield index, picture
     except DecodingError as error:
         raise _damaged(path, done, total) from error
     finally:
@@ -177,7 +180,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame, scaled when it is asked for."""
+    """A frame, scaled when it is asked for; both may raise :class:`DecodingError`."""
 
     rgb: Callable[[], np.ndarray]
     """Returns uint8 [height, width, 3]."""

@@ -10,9 +10,8 @@ The native code prints what it does, with file names; that is dropped here.
 
 from __future__ import annotations
 
-import mmap
+import functools
 import os
-import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +23,13 @@ import numpy as np
 
 from imuvid.errors import UserError
 from shards.sources.base import RecordingError
-from shards.video import DecodingError, Frame, VideoInfo
+from shards.video import GREY_SIDE, DecodingError, Frame, VideoInfo
 from shards.video_pyav import Scaler
+from shards.vrs_file import StoredPictures, check_records
 
-RGB_STREAM = "214-1"
+RGB_TYPE = 214
+RGB_STREAM = f"{RGB_TYPE}-1"
 """Identifier of the RGB camera's stream in all Aria recordings."""
-_MAGIC = b"VisionRe"
 
 
 def check_projectaria() -> None:
@@ -52,7 +52,7 @@ def open_vrs(path: Path) -> Any:
     check_projectaria()
     from projectaria_tools.core import data_provider
 
-    _check_file(path)
+    check_records(path)
     try:
         with quiet():
             provider = data_provider.create_vrs_data_provider(str(path))
@@ -109,7 +109,7 @@ def probe_vrs(path: Path) -> VideoInfo:
     height, width = first.shape[:2][::-1] if _quarters(provider) % 2 else first.shape[:2]
     times_s = (stamps - stamps[0]) * 1e-9
     usual_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
-    return VideoInfo(width, height, times_s, float(stamps[0]) * 1e-9, float(times_s[-1]) + usual_s)
+    return VideoInfo(width, height, times_s, float(stamps[0]) * 1e-9, float(times_s[-1]) + usual_s, alone=True)
 
 
 def pictures(
@@ -117,18 +117,30 @@ def pictures(
 ) -> Iterator[tuple[int, Frame]]:
     """Yield (index, frame) of the RGB frames that are due; as :func:`shards.video_decord.pictures`.
 
-    Frames that are not due are not decoded, as each stands for itself; ``num_threads`` has no effect.
+    Frames that are not due are not decoded, as each stands for itself; nor are those that are, before they are asked
+    for. ``num_threads`` has no effect.
 
     Raises:
         RecordingError: what :func:`open_vrs` and :func:`rgb_stamps` raise.
-        DecodingError: a frame cannot be decoded.
+        DecodingError: a frame that is asked for cannot be decoded.
     """
     provider = open_vrs(path)
     scaler, quarters = Scaler(width, height), _quarters(provider)
     total = len(rgb_stamps(path, provider))
+    stored = functools.cache(lambda: StoredPictures(path, RGB_TYPE))
+
+    def frame_of(index: int) -> Frame:
+        whole = functools.cache(lambda: scaler.frame(av.VideoFrame.from_ndarray(_picture(provider, index)), quarters))
+
+        def grey() -> np.ndarray:
+            luma = stored().luma(index, GREY_SIDE) if len(stored()) == total else None
+            return whole().grey() if luma is None else np.rot90(luma, quarters)
+
+        return Frame(lambda: whole().rgb(), grey)
+
     for index in indices:
         if index < total:
-            yield index, scaler.frame(av.VideoFrame.from_ndarray(_picture(provider, index)), quarters)
+            yield index, frame_of(index)
 
 
 def _picture(provider: Any, index: int) -> np.ndarray:
@@ -153,33 +165,6 @@ def _quarters(provider: Any) -> int:
     from projectaria_tools.core.calibration import DeviceVersion
 
     return -1 if provider.get_device_version() == DeviceVersion.Gen1 else 0
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is no VRS file, or breaks off: the library reads the latter as if it had ended there.
-
-    A VRS file is a header that holds its own length (at byte 16) and that of a record's header (at byte 20), then
-    records, each of which begins with its length, to the end of the file (FileFormat.h of the vrs library).
-    """
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            raise RecordingError("empty", f"{path}: is empty: copy it again")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content[: len(_MAGIC)] != _MAGIC:
-                raise RecordingError("not_a_video", f"{path}: is no VRS file")
-            position, least = struct.unpack("<II", content[16:24].ljust(8, b"\0"))
-            while least <= position < size - 3:
-                (length,) = struct.unpack_from("<I", content, position)
-                if length < max(least, 4):
-                    raise RecordingError("damaged_video", f"{path}: no record at byte {position}: copy it again")
-                position += length
-    except FileNotFoundError as error:
-        raise RecordingError("missing", f"{path}: there is no such file") from error
-    except OSError as error:
-        raise RecordingError("missing", f"{path}: cannot be read: {error.strerror}") from error
-    if position != size:
-        raise RecordingError("truncated", f"{path}: breaks off after {size} bytes: copy it again")
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from imuvid.data.format import BLOCK, Sample, decode_members, encode_members, parse_tar
+from imuvid.data.format import Sample, decode_members, encode_members
 from imuvid.data.storage import Store, replacing
+from imuvid.data.tar import BLOCK, parse_tar
 
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 """POSIX.1-1988 (USTAR): two blocks of zeros end an archive."""

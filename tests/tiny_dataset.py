@@ -16,17 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from imuvid.data.format import (
-    DATASET_NAME,
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    RECORDINGS_NAME,
-    RECORDINGS_SCHEMA,
-    DatasetInfo,
-    Sample,
-    SampleMeta,
-    encode_members,
-)
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, RECORDINGS_NAME, RECORDINGS_SCHEMA
+from imuvid.data.format import Sample, SampleMeta, encode_members
 
 QUALITY = {"imu_share": 1.0, "frame_share": 1.0, "covered_share": 1.0, "flat_share": 0.0, "saturated_share": 0.0}
 RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 20.0, 1.0, 4, 16
@@ -160,3 +152,14 @@ def _rewrite(folder: Path, name: str, table: pa.Table) -> None:
     info = json.loads((folder / DATASET_NAME).read_text())
     info["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / DATASET_NAME).write_text(json.dumps(info))
+
+
+def tar_of(members: list[tuple[str, bytes]]) -> bytes:
+    """The same members by the standard library."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()

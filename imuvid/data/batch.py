@@ -63,6 +63,10 @@ class Batch:
         """Return the batch in page-locked memory (the DataLoader calls this)."""
         return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """Return the windows from ``start`` to ``stop`` of it, without copying."""
+        return Batch(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
     def __len__(self) -> int:
         return len(self.imu)
 

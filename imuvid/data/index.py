@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
 
-from imuvid.data.format import DATASET_NAME, INDEX_NAME, INDEX_SCHEMA, KEY_PATTERN, DatasetInfo
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA
+from imuvid.data.format import KEY_PATTERN
 from imuvid.data.storage import Store, check_file_name
 from imuvid.errors import UserError
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from imuvid.data.batch import Example, recording_number
-from imuvid.data.format import DatasetInfo, Sample
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.format import Sample
 from imuvid.data.frame_memory import FrameMemory, ReadMemory
 from imuvid.data.mixture_order import MixtureOrder, Shares, seed_of
 from imuvid.data.order import Batches, Order, SampleOrder

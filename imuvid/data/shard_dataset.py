@@ -15,18 +15,13 @@ import numpy as np
 from imuvid.data.augment import choose_frames
 from imuvid.data.batch import Example, recording_number
 from imuvid.data.damage import CorruptSample
-from imuvid.data.format import (
-    RECORDINGS_NAME,
-    Sample,
-    decode_members,
-    parse_tar,
-    read_dataset_info,
-    read_recordings,
-    views_of_tar,
-)
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import RECORDINGS_NAME, read_recordings
+from imuvid.data.format import Sample, decode_members
 from imuvid.data.frame_memory import FrameMemory, ReadMemory, decode_frames
 from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
+from imuvid.data.tar import parse_tar, views_of_tar
 from imuvid.errors import UserError
 
 if TYPE_CHECKING:

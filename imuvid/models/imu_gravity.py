@@ -89,6 +89,10 @@ class ImuGravity(Tower):
         known = {place: i for i, place in enumerate(self.places, start=1)}
         self._worn = [known.get(place_of(position), 0) for position in positions]
 
+    def stack(self) -> list[nn.Module]:
+        """Return the transformer's layers."""
+        return list(self.layers)
+
     def encode(self, imu: Tensor, valid: Tensor) -> Encoding:
         """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features; the tokens are the patches of both views.
 

@@ -80,6 +80,10 @@ class ImuPatchTST(Tower):
         self.absent = nn.Parameter(torch.zeros(2, config.d_model))
         self.feature_dim = self.token_dim = 6 * config.d_model
 
+    def stack(self) -> list[nn.Module]:
+        """Return the transformer's layers."""
+        return list(self.model.get_submodule("encoder.layers").children())
+
     def encode(self, imu: Tensor, valid: Tensor) -> Encoding:
         """Map imu [B, T, P, 6] (SI) and valid [B, T, P, 2] to features and one token a patch, 6 d_model wide.
 

@@ -31,6 +31,13 @@ class Tower(nn.Module):
     def wear(self, positions: list[str]) -> None:
         """Say where the P sensors of the windows to come are worn; a tower that does not care ignores it."""
 
+    def stack(self) -> list[nn.Module]:
+        """Return the equal layers that the tower is a stack of, from input to output; none where it is no such stack.
+
+        They are what a learning rate can fall over, layer by layer, and what activations can be computed again of.
+        """
+        return []
+
     def encode(self, x: Tensor, valid: Tensor) -> Encoding:
         """Return features and tokens of windows and of what is valid in them; called by ``forward`` alone."""
         raise NotImplementedError  # abstract: each tower has its own

@@ -41,6 +41,11 @@ class Frozen(nn.Module):
         return self.module(*args, **kwargs)
 
 
+def bare(backbone: Any) -> Any:
+    """Return the network itself of what :func:`tuned` returned."""
+    return backbone.module if isinstance(backbone, Frozen) else backbone
+
+
 def tuned(backbone: nn.Module, config: TuningConfig) -> nn.Module:
     """Return the pretrained network as it is to be trained.
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from imuvid.data.batch import Batch
 from imuvid.models.heads import HeadConfig, build_head
 from imuvid.models.sensors import normalise_si
+from imuvid.models.spread import effective_rank
 from imuvid.models.tower import Tower
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, build_imu_tower, build_video_tower
 from imuvid.objectives.build import ObjectiveConfig, build_objective
@@ -54,6 +55,8 @@ class TwoTower(nn.Module):
             embedding=config.head.dim,
         )
         self.objective = build_objective(config.objective, widths)
+        self.measures_spread = False
+        """Whether the figures have the effective rank of this rank's embeddings, which takes a moment."""
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (imu, video) of the windows, float32 [B, head.dim] each."""
@@ -109,12 +112,20 @@ class TwoTower(nn.Module):
         """
         views = batch if isinstance(batch, Views) else self.views(batch)
         if slopes is None:
-            return self.objective(views)
+            loss, figures = self.objective(views)
+            return loss, figures | (self._spread(views) if self.measures_spread else {})
         made = views.differentiable()
         return torch.stack([(made[name] * slope).sum() for name, slope in slopes.items()]).sum(), {}
 
+    @staticmethod
+    def _spread(views: Views) -> dict[str, Tensor]:
+        found = {"imu": views.imu, "video": views.video}
+        return {f"effective_rank_{name}": effective_rank(x) for name, x in found.items() if x is not None}
+
     def _autocast(self, batch: Batch) -> torch.autocast:
-        return torch.autocast(batch.imu.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        kind = batch.imu.device.type
+        # The meta device, on which nothing is computed, knows no autocast.
+        return torch.autocast("cpu" if kind == "meta" else kind, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def _encode(

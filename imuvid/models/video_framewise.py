@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imuvid.models.tower import Encoding, Tower
+from imuvid.models.tuning import bare
 from imuvid.models.video_pixels import (
     CLIP_MEAN,
     CLIP_STD,
@@ -86,6 +87,12 @@ class Framewise(Tower):
                 width, max(1, width // 64), 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
             )
             self.temporal = nn.TransformerEncoder(layer, config.temporal_layers, enable_nested_tensor=False)
+
+    def stack(self) -> list[nn.Module]:
+        """Return the layers of the picture encoder; those over the frames come after them."""
+        model = bare(self.model)
+        encoder = model.vision_model.encoder if self.projected else model.encoder
+        return list(encoder.layer if hasattr(encoder, "layer") else encoder.layers)
 
     def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
         """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; the tokens are the frames.

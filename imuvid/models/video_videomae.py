@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imuvid.models.sensors import valid_parts
 from imuvid.models.tower import Encoding, Tower
+from imuvid.models.tuning import bare
 from imuvid.models.video_pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -67,6 +68,10 @@ class VideoMAE(Tower):
         self.patch_dropout = config.patch_dropout
         self.model = load_pretrained(VideoMAEModel, config.weights, architecture)
         self.feature_dim = self.token_dim = config.hidden_size
+
+    def stack(self) -> list[nn.Module]:
+        """Return the transformer's layers."""
+        return list(bare(self.model).encoder.layer)
 
     def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
         """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; a token is a tube.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imuvid.models.sensors import valid_parts
 from imuvid.models.tower import Encoding, Tower
+from imuvid.models.tuning import bare
 from imuvid.models.video_pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -63,6 +64,10 @@ class VJEPA2(Tower):
         self.model = load_pretrained(VJEPA2Model, config.weights, architecture, unused=("predictor.",)).encoder
         self.feature_dim = self.token_dim = config.hidden_size
 
+    def stack(self) -> list[nn.Module]:
+        """Return the transformer's layers."""
+        return list(bare(self.model).layer)
+
     def encode(self, frames: Tensor, frame_valid: Tensor) -> Encoding:
         """Map frames uint8 [B, F, H, W, 3] and frame_valid bool [B, F] to features; a token is a tube.
 
@@ -89,7 +94,7 @@ class VJEPA2(Tower):
         if not (self.training and self.patch_dropout > 0):
             return self.model(pixel_values_videos=x).last_hidden_state
         # The model's forward cannot leave tokens out, but its layers take the places of those that are there.
-        backbone = getattr(self.model, "module", self.model)
+        backbone = bare(self.model)
         hidden = backbone.embeddings(x)
         kept = kept_patches((len(x), num_tubes), self.num_patches, self.patch_dropout, x.device)
         kept = (kept + torch.arange(num_tubes, device=x.device)[:, None] * self.num_patches).flatten(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from imuvid.ood.cache import CacheConfig
 from imuvid.ood.datasets.catalog import default_config
 from imuvid.ood.datasets.daphnet import DaphnetConfig
 from imuvid.ood.datasets.generic import GenericConfig
@@ -12,7 +13,8 @@ from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
 from imuvid.ood.datasets.spar import SPARConfig
-from imuvid.ood.probes import ProbeConfig
+from imuvid.ood.paired import PairedConfig
+from imuvid.ood.settings import EvaluationSettings
 
 
 def _public(key: str) -> Any:
@@ -20,7 +22,7 @@ def _public(key: str) -> Any:
 
 
 @dataclass
-class OODConfig:
+class OODConfig(EvaluationSettings):
     """What ``imuvid evaluate`` scores an encoder on, and how."""
 
     datasets: list[str] = field(default_factory=lambda: ["hapt"])
@@ -59,20 +61,29 @@ class OODConfig:
     mobiact: PublicConfig = _public("mobiact")
     window_s: float | None = None
     """Length of the windows, seconds; None: the encoder's own."""
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    shots: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 50])
-    """Training windows per class of the few-shot probes."""
-    num_draws: int = 5
-    """Draws of the shots for each number; also the number of random-initialised encoders, one a draw."""
+    leave_out: list[str] = field(default_factory=lambda: ["dataset"])
+    """With two domains or more, each is also left out once, on common activities, by: dataset, position, device, rate,
+    population."""
+    paper: bool = False
+    """Also the few-shot protocol of Cheshmi et al. (2025), which is leaky and marked so."""
+    subjects: str = "test"
+    """test, or validation: training subjects alone are scored, each held out once, by the pretrained encoder's linear
+    probe; for choosing settings of the pretraining."""
+    paired: PairedConfig = field(default_factory=PairedConfig)
+    """For retrieval between IMU and video, and zero-shot classification by video."""
     num_bootstrap: int = 2000
     """Resamples of the test subjects for the intervals."""
-    seed: int = 0
-    """Of the draws, the random-initialised encoders and the resamples."""
     sensors: str = "apart"
     """Data sets with several sensors: apart (each through the encoder alone, features side by side) or together."""
     batch_size: int = 256
     """Windows that are embedded at once."""
     device: str = "auto"
     """Where the encoder runs: auto (a GPU if there is one), cpu, cuda, cuda:1."""
+    workers: int = 0
+    """Processes that score folds side by side; 0: one a core (of this machine, or of the Ray cluster). The result does
+    not depend on it."""
+    executor: str = "local"
+    """local (processes of this machine) or ray (a Ray cluster, by RAY_ADDRESS; one is started where there is none)."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
     out: str | None = None
     """Folder of the report; None: report/step-XXXXXXXX in the run folder of the checkpoint."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-METRICS = ("balanced_accuracy", "macro_f1")
+METRICS = ("balanced_accuracy", "macro_f1", "ece")
 BINARY_METRICS = ("auc", "average_precision")
+NUM_BINS = 15
+"""Of equal width between 0 and 1, of the confidence, for the calibration error."""
 
 
 @dataclass
@@ -20,6 +22,9 @@ class Tally:
 
     confusion: np.ndarray
     """float64 [S, K, K]: windows of each subject by true class, then predicted class."""
+    calibration: np.ndarray
+    """float64 [S, NUM_BINS, 2]: by subject and bin of the highest score, the sum of (is it right - highest score), and
+    the number of windows."""
     ranking: Ranking | None = None
     """Of the positive class against the rest; None where there is no positive class."""
 
@@ -53,10 +58,15 @@ def tally(label: np.ndarray, scores: np.ndarray, subject: np.ndarray, num_subjec
     """
     num_classes = scores.shape[1]
     confusion = np.zeros((num_subjects, num_classes, num_classes))
-    np.add.at(confusion, (subject, label, scores.argmax(axis=1)), 1.0)
-    if positive is None:
-        return Tally(confusion)
-    return Tally(confusion, _rank(scores[:, positive], label == positive, subject, num_subjects))
+    predicted = scores.argmax(axis=1)
+    np.add.at(confusion, (subject, label, predicted), 1.0)
+    confidence = scores.max(axis=1).astype(np.float64)
+    place = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    calibration = np.zeros((num_subjects, NUM_BINS, 2))
+    gaps = np.stack([(predicted == label) - confidence, np.ones(len(label))], axis=1)
+    np.add.at(calibration, (subject, place), gaps)
+    ranking = None if positive is None else _rank(scores[:, positive], label == positive, subject, num_subjects)
+    return Tally(confusion, calibration, ranking)
 
 
 def _rank(score: np.ndarray, positive: np.ndarray, subject: np.ndarray, num_subjects: int) -> Ranking:
@@ -90,7 +100,11 @@ def measure(counts: Tally, weights: np.ndarray) -> dict[str, np.ndarray]:
         weights: float [B, S].
     """
     confusion = weighted_confusion(counts, weights)
-    values = {"balanced_accuracy": balanced_accuracy(confusion), "macro_f1": macro_f1(confusion)}
+    values = {
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+        "ece": calibration_error(counts, weights),
+    }
     if counts.ranking is not None:
         values["auc"] = auc(counts.ranking, weights)
         values["average_precision"] = average_precision(counts.ranking, weights)
@@ -111,8 +125,8 @@ def recall(confusion: np.ndarray) -> np.ndarray:
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Return the mean recall of the classes that have windows, float64 [...], from [..., K, K]."""
-    return np.nanmean(recall(confusion), axis=-1)
+    """Return the mean recall of the classes that have windows, float64 [...], from [..., K, K]; NaN without any."""
+    return mean_of_defined(recall(confusion), axis=-1)
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -123,7 +137,25 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     total = confusion.sum(axis=-1) + confusion.sum(axis=-2)
     f1 = np.divide(2 * right, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return np.nanmean(f1, axis=-1)
+    return mean_of_defined(f1, axis=-1)
+
+
+def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean over an axis of what is not NaN; NaN where all is."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=axis)
+    total = np.where(defined, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def calibration_error(counts: Tally, weights: np.ndarray) -> np.ndarray:
+    """Return the expected calibration error of the predicted class, float64 [B] (Guo et al. 2017).
+
+    The mean over windows of the difference between accuracy and confidence in their bin; NaN without windows.
+    """
+    by_bin = (weights @ counts.calibration.reshape(len(counts.calibration), -1)).reshape(-1, NUM_BINS, 2)
+    gap, total = np.abs(by_bin[..., 0]).sum(axis=1), by_bin[..., 1].sum(axis=1)
+    return np.divide(gap, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 def auc(ranking: Ranking, weights: np.ndarray) -> np.ndarray:

@@ -9,70 +9,183 @@ from typing import Any
 
 import jinja2
 
-from imuvid.ood.figures import METRIC_NAMES, class_recall, confusion_matrix, few_shot_curves, training_curves
+from imuvid.ood.figures import (
+    METRIC_NAMES,
+    MODELS,
+    STYLE,
+    class_recall,
+    clean,
+    confusion_matrix,
+    domain_scores,
+    embedding_map,
+    few_shot_curves,
+    headline_intervals,
+    stress_curves,
+    training_curves,
+)
+from imuvid.ood.names import FINETUNE, LINEAR, ORACLE
 from imuvid.ood.statements import METHOD_NAMES
-from imuvid.ood.summary import ALL
+from imuvid.ood.stress import STRESSORS
+from imuvid.ood.summary import ALL, HEADLINE_METRIC
 
-TEMPLATE = "report.html"
+HEADLINE = (
+    "pretrained/linear",
+    "pretrained/finetune",
+    "random/linear",
+    "random/finetune",
+    "handmade/linear",
+    "handmade/forest",
+)
+"""Columns of the headline table."""
+LOWER_IS_BETTER = ("ece",)
 
 
-def render(report: dict[str, Any]) -> str:
-    """Return the page of a report (the content of report.json).
+def render(report: dict[str, Any], maps: dict[str, Any]) -> str:
+    """Return the page of an evaluation.
 
     Everything that comes from outside (names, provenance) is escaped; the figures are embedded.
+
+    Args:
+        report: content of report.json.
+        maps: of :func:`imuvid.ood.maps.embedding_maps`.
     """
+    training, results = report["training"], report["results"]
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            headline=_headline(results),
+            intervals=_embed(headline_intervals(results)),
+            leaky=[name for name, result in results.items() if not result["strict"]],
+            tasks=[_task(name, result, report, maps.get(name)) for name, result in results.items()],
+            training_figure=_embed(training_curves(training)) if training else None,
+            config=json.dumps(report["config"], indent=2),
+        )
+    )
+
+
+def render_comparison(comparison: dict[str, Any]) -> str:
+    """Return the page that compares models.
+
+    Args:
+        comparison: of :func:`imuvid.ood.compare.compare`.
+    """
+    models = [model["name"] for model in comparison["models"]]
+    tasks = []
+    for name, result in comparison["results"].items():
+        probes = list(dict.fromkeys(row["probe"] for row in result["scores"]))
+        style = {f"{m}/{LINEAR}": (MODELS[i % len(MODELS)], "os^DvPX*"[i % 8]) for i, m in enumerate(models)}
+        names = {f"{model}/{LINEAR}": model for model in models}
+        tasks.append(
+            {
+                "name": name,
+                "result": result,
+                "curves": _embed(few_shot_curves(result, style, names)),
+                "tables": [
+                    _table(result, HEADLINE_METRIC, {f"{m}/{probe}": m for m in models})
+                    | {"probe": {LINEAR: "linear probe", FINETUNE: "fine-tuned", "knn": "nearest neighbours"}[probe]}
+                    for probe in probes
+                ],
+                "differences": _differences(result, {f"{m}/{p}": f"{m}" for m in models for p in probes}),
+            }
+        )
+    return _environment().get_template("comparison.html").render(comparison=comparison, tasks=tasks)
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["fact"] = _fact
-    training = report["training"]
-    return environment.get_template(TEMPLATE).render(
-        report=report,
-        datasets=[_dataset(name, result, report) for name, result in report["results"].items()],
-        training_figure=_embed(training_curves(training)) if training else None,
-        config=json.dumps(report["config"], indent=2),
-    )
+    environment.filters["anchor"] = lambda name: "".join(c if c.isalnum() else "-" for c in name)
+    return environment
 
 
-def _dataset(name: str, result: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    facts = report["datasets"][name]
+def _headline(results: dict[str, Any]) -> dict[str, Any]:
+    """Return strict tasks as rows and methods as columns, balanced accuracy on all training windows."""
+    used = [m for m in HEADLINE if any(row["method"] == m for result in results.values() for row in result["scores"])]
+    rows = []
+    for name, result in results.items():
+        if not result["strict"]:
+            continue
+        found = {row["method"]: row["metrics"][HEADLINE_METRIC] for row in clean(result) if row["shots"] == ALL}
+        best = max((found[m]["value"] for m in used if m in found and found[m]["value"] is not None), default=None)
+        own = next((row for row in clean(result) if (row["method"], row["shots"]) == (used[0], ALL)), None)
+        rows.append(
+            {
+                "name": name,
+                "result": result,
+                "cells": [_cell(found.get(m), m in found and found[m]["value"] == best) for m in used],
+                "chance": result["chance"][HEADLINE_METRIC],
+                "worst": own.get("worst") if own else None,
+            }
+        )
+    return {"columns": [METHOD_NAMES[method] for method in used], "rows": rows}
+
+
+def _task(name: str, result: dict[str, Any], report: dict[str, Any], drawn: dict[str, Any] | None) -> dict[str, Any]:
+    facts, rows = report["tasks"][name], clean(result)
+    own = next((row for row in rows if (row["method"], row["shots"]) == ("pretrained/linear", ALL)), None)
+    chance = result["chance"][HEADLINE_METRIC]
     return {
         "name": name,
         "result": result,
         "protocol": facts["protocol"],
-        "notes": result["warnings"] + facts["notes"],
+        "warnings": result["warnings"],
+        "notes": facts["notes"],
         "data": facts["data"],
         "statements": [row for row in report["statements"] if row["dataset"] == name],
-        "tables": [_table(result, metric) for metric in METRIC_NAMES if metric in result["scores"][0]["metrics"]],
-        "differences": _differences(result),
-        "curves": _embed(few_shot_curves(result)),
-        "recall": _embed(class_recall(result)),
-        "confusion": _embed(confusion_matrix(result)),
+        "tables": [_table(result, m, METHOD_NAMES) for m in METRIC_NAMES if m in result["scores"][0]["metrics"]],
+        "differences": _differences(result, METHOD_NAMES),
+        "curves": _embed(few_shot_curves(result, STYLE, METHOD_NAMES)),
+        "recall": _embed(class_recall(result)) if own else None,
+        "confusion": _embed(confusion_matrix(result)) if own else None,
+        "stress": _embed(stress_curves(result)) if any(row["stressor"] for row in result["scores"]) else None,
+        "stress_losses": _stress_losses(result),
+        "domains": _embed(domain_scores(own, chance)) if own and "domains" in own else None,
+        "worst": own.get("worst") if own else None,
+        "mean": own["metrics"][HEADLINE_METRIC] if own else None,
+        "map": _embed(embedding_map(drawn)) if drawn else None,
     }
 
 
-def _table(result: dict[str, Any], metric: str) -> dict[str, Any]:
-    """Return one metric as rows of methods and columns of shots; the best of a column is marked."""
-    shots = list(dict.fromkeys(row["shots"] for row in result["scores"]))
-    cells = {(row["method"], row["shots"]): row["metrics"][metric] for row in result["scores"]}
-    known = {key: cell["value"] for key, cell in cells.items() if cell["value"] is not None}
-    best = {k: max((value for (_, s), value in known.items() if s == k), default=None) for k in shots}
-    methods = [method for method in METHOD_NAMES if any(method == row["method"] for row in result["scores"])]
-    rows = [
-        (
-            METHOD_NAMES[method],
-            [
-                _cell(cells.get((method, k)), known.get((method, k)) is not None and known[method, k] == best[k])
-                for k in shots
-            ],
-        )
-        for method in methods
-    ]
+def _table(result: dict[str, Any], metric: str, names: dict[str, str]) -> dict[str, Any]:
+    """Return one metric as rows of methods and columns of shots; the best of a column is marked.
+
+    Settings that were chosen by the test windows have rows of their own, which are marked and never the best.
+    """
+    cells = {(row["method"], row["shots"], False): row["metrics"][metric] for row in clean(result)}
+    shots = list(dict.fromkeys(key[1] for key in cells))
+    cells |= {
+        (row["method"], row["shots"], True): row["metrics"][metric]
+        for row in result["scores"]
+        if row["selection"] == ORACLE and not row["stressor"]
+    }
+    known = {key: cell["value"] for key, cell in cells.items() if cell["value"] is not None and key[0] in names}
+    pick = min if metric in LOWER_IS_BETTER else max
+    best = {k: pick((v for (_, s, oracle), v in known.items() if s == k and not oracle), default=None) for k in shots}
+    rows = []
+    for method, oracle in [(m, o) for m in names for o in (False, True)]:
+        line = [cells.get((method, k, oracle)) for k in shots]
+        if any(cell is not None for cell in line):
+            marked = [
+                cell is not None and not oracle and cell["value"] == best[k]
+                for cell, k in zip(line, shots, strict=True)
+            ]
+            rows.append(
+                {
+                    "name": names[method],
+                    "oracle": oracle,
+                    "cells": [_cell(cell, mark) for cell, mark in zip(line, marked, strict=True)],
+                }
+            )
     return {
         "metric": METRIC_NAMES[metric],
         "columns": ["all windows" if k == ALL else f"{k} shot{'s' if k > 1 else ''}" for k in shots],
         "rows": rows,
         "chance": result["chance"].get(metric),
+        "lower": metric in LOWER_IS_BETTER,
     }
 
 
@@ -86,22 +199,51 @@ def _cell(estimate: dict[str, Any] | None, best: bool) -> dict[str, Any] | None:
     }
 
 
-def _differences(result: dict[str, Any]) -> list[dict[str, Any]]:
+def _differences(result: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:
     rows = []
     for row in result["differences"]:
-        for metric in METRIC_NAMES:
+        for metric in (HEADLINE_METRIC, "auc", "average_precision"):
             estimate = row["metrics"].get(metric)
-            if metric == "macro_f1" or estimate is None or estimate["value"] is None:
+            if estimate is None or estimate["value"] is None:
                 continue
-            sign = "better" if estimate["low"] > 0 else "worse" if estimate["high"] < 0 else "open"
+            significant = estimate["p_holm"] is not None and estimate["p_holm"] < 0.05
+            sign = "open"
+            if significant and estimate["low"] > 0:
+                sign = "better"
+            elif significant and estimate["high"] < 0:
+                sign = "worse"
             rows.append(
                 {
-                    "reference": METHOD_NAMES[row["reference"]],
+                    "method": names.get(row["method"], row["method"]),
+                    "probe": row["method"].rpartition("/")[2],
+                    "reference": names.get(row["reference"], row["reference"]),
                     "shots": row["shots"],
                     "metric": METRIC_NAMES[metric],
                     "value": f"{estimate['value']:+.3f}",
                     "interval": f"{estimate['low']:+.3f} to {estimate['high']:+.3f}",
+                    "p": "" if estimate["p_holm"] is None else f"{estimate['p_holm']:.2g}",
                     "verdict": sign,
+                }
+            )
+    return rows
+
+
+def _stress_losses(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return, by stressor and method, the score on windows as they are, under the most of it, and what is lost."""
+    rows = []
+    for stressor in STRESSORS:
+        found = [row for row in result["scores"] if row["stressor"] == stressor]
+        for method in dict.fromkeys(row["method"] for row in found):
+            curve = sorted((row for row in found if row["method"] == method), key=lambda row: row["severity"])
+            first, last = (row["metrics"][HEADLINE_METRIC] for row in (curve[0], curve[-1]))
+            rows.append(
+                {
+                    "stressor": STRESSORS[stressor].title,
+                    "most": f"{curve[-1]['severity']:g} {STRESSORS[stressor].unit}",
+                    "method": METHOD_NAMES[method],
+                    "clean": _cell(first, False),
+                    "stressed": _cell(last, False),
+                    "lost": f"{last['value'] - first['value']:+.3f}",
                 }
             )
     return rows

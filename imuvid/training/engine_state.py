@@ -12,6 +12,7 @@ own files are bound to both; its universal format is made of them by a conversio
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from imuvid.distributed import rank, world_size
 from imuvid.errors import UserError
 from imuvid.models.tensor_file import write_tensors
+from imuvid.training.loss_scale import LossScale
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of AdamW, beside its count of updates."""
@@ -71,6 +73,7 @@ class EngineState:
         optimizer: what ``deepspeed.initialize`` returned.
         stage: of ZeRO.
         gathered: context in which parameters are whole; what rank 0 does to them there is done to all ranks'.
+        loss_scale: of fp16; saved, and set by :meth:`restore`.
     """
 
     def __init__(
@@ -79,7 +82,9 @@ class EngineState:
         optimizer: Any,
         stage: int,
         gathered: Callable[[list[nn.Parameter]], contextlib.AbstractContextManager[None]],
+        loss_scale: LossScale | None = None,
     ):
+        self._loss_scale = loss_scale
         self._module, self._zero, self._stage, self._gathered = module, optimizer, stage, gathered
         self._adamw: torch.optim.Optimizer = optimizer.optimizer if stage else optimizer
 
@@ -109,7 +114,8 @@ class EngineState:
         if rank() == 0:
             for name, buffer in self._buffers().items():
                 tensors[f"{_BUFFER}/{name}@0"] = buffer.detach().reshape(-1).to("cpu", copy=True)
-        return Snapshot(tensors, {"format": _FORMAT, "updates": updates, **self._shapes})
+        scale = {"loss_scale": dataclasses.asdict(self._loss_scale)} if self._loss_scale else {}
+        return Snapshot(tensors, {"format": _FORMAT, "updates": updates, **scale, **self._shapes})
 
     def restore(self, folder: Path) -> None:
         """Take over what was saved at any number of ranks and any stage; every rank must call it.
@@ -119,6 +125,9 @@ class EngineState:
         """
         saved = SavedState(folder)
         saved.check(self._shapes)
+        if self._loss_scale:
+            for name, value in saved.loss_scale.items():
+                setattr(self._loss_scale, name, value)
         for name, parameter in self._module.named_parameters():
             whole = saved.whole(_PARAMETER, name)
             with self._gathered([parameter]), torch.no_grad():
@@ -198,6 +207,7 @@ class SavedState:
                     f"{folder}: engine state of format {description['format']}, this program reads {_FORMAT}"
                 )
             self.updates = int(description["updates"])
+            self.loss_scale = dataclasses.asdict(LossScale(**description.get("loss_scale", {})))
             self.shapes = {kind: dict(description[kind]) for kind in ("parameters", "buffers")}
             for path in sorted(folder.glob("part-*.safetensors")):
                 file = safe_open(path, framework="pt")

@@ -8,7 +8,6 @@ back before its second run, so that dropout draws the same. Memory is that of a 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +32,7 @@ class CachedForward:
 
     def __init__(self, model: Callable[..., Any], views: Callable[[Batch], Views], batch: Batch, part_size: int):
         self._model = model
-        self._parts = [_rows(batch, start, start + part_size) for start in range(0, len(batch), part_size)]
+        self._parts = [batch.rows(start, start + part_size) for start in range(0, len(batch), part_size)]
         self._states, made = [], []
         with torch.no_grad():
             for part in self._parts:
@@ -43,10 +42,16 @@ class CachedForward:
         self._leaves = {name: x.requires_grad_() for name, x in whole.differentiable().items()}
         self.loss, self.figures = model(whole)
 
-    def backward(self, backward: Callable[[Tensor, bool], None]) -> None:
-        """Give ``backward`` each scalar to differentiate, and whether it is the last."""
-        backward(self.loss, False)
-        slopes = {name: x.grad for name, x in self._leaves.items() if x.grad is not None}
+    def backward(self, loss: Tensor, backward: Callable[[Tensor, bool], None], scale: float = 1.0) -> None:
+        """Give ``backward`` each scalar to differentiate, and whether it is the last.
+
+        Args:
+            loss: ``self.loss``, or what was made of it.
+            backward: adds the gradients of a scalar to those of the parameters.
+            scale: that it multiplies every scalar by.
+        """
+        backward(loss, False)
+        slopes = {name: x.grad / scale for name, x in self._leaves.items() if x.grad is not None}
         start = 0
         for part, state in zip(self._parts, self._states, strict=True):
             _set_random_state(state, part.imu.device)
@@ -65,12 +70,9 @@ def check_cacheable(model: nn.Module) -> None:
     if any(isinstance(module, GlobalBatchNorm) for module in model.modules()):
         raise UserError(
             "engine.micro_batch_size: a tower has batch normalisation, whose statistics would be those of a part of the"
-            " batch: set it to 0, or choose towers with layer normalisation"
+            " batch: set it to 0, or choose towers with layer normalisation; engine.accumulate takes such towers, but"
+            " contrasts the windows of a part with each other alone"
         )
-
-
-def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return Batch(**{field.name: getattr(batch, field.name)[start:stop] for field in dataclasses.fields(Batch)})
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

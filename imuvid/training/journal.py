@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import timedelta
 from pathlib import Path
 
 from torch import Tensor
@@ -66,9 +67,11 @@ class Journal:
             **self._counters(step),
         }
         self._meters.write(step, "train", line)
-        self.say(
+        left = (num_steps - step) * self._config.data.batch_size / max(line["samples_per_s"], 1e-9)
+        self._meters.live(
             f"step {step}/{num_steps} ({step / num_steps:.0%})  loss {line['loss']:.3f}  lr {lr:.1e}"
             f"  {line['samples_per_s']:.0f} samples/s  data wait {line['data_wait_share']:.0%}"
+            f"  {timedelta(seconds=round(left))} left"
         )
 
     def validation(self, step: int, scores: dict[str, float]) -> None:

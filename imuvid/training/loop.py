@@ -54,7 +54,7 @@ def pretrain(config: PretrainConfig) -> RunResult:
 
 
 def _train(run: Run) -> RunResult:
-    config, timer = run.config, StepTimer()
+    config, timer = run.config, StepTimer(run.phases)
     stream = run.stream()
     started_at, signal_number, validation = run.step, 0, {}
     if run.validation_due:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
+
+from imuvid.training.phases import Phases
 
 
 class StepTimer:
     """Measures a stretch of steps: samples/s, how long each step waits for its data, and for its checkpoints.
 
     Args:
+        phases: of the steps; begins a new stretch with it.
         clock: monotonic seconds; given by tests.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self._clock = clock
+    def __init__(self, phases: Phases, clock: Callable[[], float] = time.perf_counter):
+        self._phases, self._clock = phases, clock
         self.reset()
 
     def reset(self) -> None:
@@ -28,6 +34,7 @@ class StepTimer:
         self._start = self._mark = self._clock()
         self._waited = self._longest = self._saved = 0.0
         self._samples = 0
+        self._phases.reset()
 
     def waiting(self) -> None:
         """Call before asking for a batch."""
@@ -58,8 +65,23 @@ class StepTimer:
         """
         return [self._waited / self._elapsed(), self._longest, self._saved / self._elapsed()]
 
+    def shares(self) -> dict[str, float]:
+        """Return, since the last reset, the share of the time that each phase of the steps took, by phases.NAMES."""
+        seconds = self._phases.seconds()
+        return {f"{name}_share": spent / self._elapsed() for name, spent in seconds.items()}
+
     def _elapsed(self) -> float:
         return max(self._clock() - self._start, 1e-9)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Return the most memory of a GPU since the last call; on a CPU what the process has now. 10^9 bytes."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most / 1e9
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 class MetricsLog:
@@ -72,6 +94,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, first_step: int):
         self._path = folder / "metrics.jsonl"
+        self._is_live = False
         self._keep_before(first_step)
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
@@ -87,10 +110,26 @@ class MetricsLog:
 
     def say(self, text: str) -> None:
         """Print one line at once."""
+        self._end_live()
         print(text, file=sys.stdout, flush=True)
+
+    def live(self, text: str) -> None:
+        """Show where the run is: in a terminal one line that the next takes the place of, elsewhere a line each."""
+        if not sys.stdout.isatty():
+            self.say(text)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[2K{text[:width]}", end="", file=sys.stdout, flush=True)
+        self._is_live = True
+
+    def _end_live(self) -> None:
+        if self._is_live:
+            print(file=sys.stdout)
+            self._is_live = False
 
     def close(self) -> None:
         """Close the files."""
+        self._end_live()
         self._file.close()
         self._board.close()
 

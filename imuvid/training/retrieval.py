@@ -12,6 +12,7 @@ from imuvid.data.mixture import AnyDataset
 from imuvid.data.stream import evaluation_batches
 from imuvid.distributed import rank, world_size
 from imuvid.imu.condition import ConditionConfig
+from imuvid.models.spread import effective_rank
 from imuvid.models.two_tower import TwoTower
 
 
@@ -52,6 +53,7 @@ def validate(
     """Embed held-out samples on all ranks and return the retrieval scores in both directions.
 
     Every rank must call it; every rank gets the result. R@k has ``_imu_to_video`` or ``_video_to_imu`` appended;
+    ``effective_rank_imu`` and ``_video`` say how many directions the embeddings take, and
     ``num_candidates`` and ``chance_r_at_1`` = 1 / num_candidates say what to compare with. ``stops`` is asked before
     each batch, on every rank, and must answer all of them alike; where it is true the result is None.
     """
@@ -70,6 +72,7 @@ def validate(
         return None
     imu, video = (_gather(torch.cat(tensors))[: len(samples)] for tensors in zip(*parts, strict=True))
     result = {"num_candidates": float(len(samples)), "chance_r_at_1": 1 / len(samples)}
+    result |= {"effective_rank_imu": effective_rank(imu).item(), "effective_rank_video": effective_rank(video).item()}
     for direction, scores in (
         ("imu_to_video", retrieval_scores(imu, video)),
         ("video_to_imu", retrieval_scores(video, imu)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -31,15 +32,18 @@ from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_sta
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import Engine, rank_store, resolve_device, resolve_dtype, start_process_group
 from imuvid.training.environment import describe_environment
+from imuvid.training.flops import Throughput, flops_per_window, peak_flops
 from imuvid.training.guard import Guard, GuardState, Verdict
 from imuvid.training.journal import Journal
-from imuvid.training.meters import StepTimer
+from imuvid.training.meters import StepTimer, memory_gb
 from imuvid.training.mirror import Mirror
 from imuvid.training.optimisation import learning_rate
+from imuvid.training.phases import COMMUNICATION, Phases
+from imuvid.training.profiling import StepProfiler, profile_window
 from imuvid.training.retrieval import validate
-from imuvid.training.start import check_run_folder, check_start
+from imuvid.training.start import check_run_folder, check_start, meta_model
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
-from imuvid.training.tower_files import tower_parts
+from imuvid.training.tower_files import head_parts, tower_parts
 from imuvid.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ class Run:
 
     journal: Journal | None = None  # until the run is set up, and on all ranks but 0
     mirror: Mirror | None = None  # where there is none, and on all ranks but 0
+    profiler: StepProfiler | None = None  # where no steps are to be recorded, and on all ranks but 0
     watchdog: Watchdog | None = None  # until the ranks have met
     step: int
     """Steps done."""
@@ -81,11 +86,18 @@ class Run:
         self._losses: list[float] = []
         self._figures: dict[str, Tensor] = {}
         self._lr = 0.0
+        self._overflows = 0
+        self.phases = Phases(self.device)
+        self._watching = contextlib.ExitStack()
         self._look_at, self._stop_asked = 0.0, False
 
     def set_up(self) -> None:
         """Meet the other ranks, and take up the run where it is."""
         config = self.config
+        dtype = resolve_dtype(config.engine.dtype)
+        flops = flops_per_window(meta_model(config.model, dtype), self.dataset, self.dataset.num_frames)
+        self.throughput = Throughput(self.world, flops, peak_flops(self.device, dtype, config.engine.peak_tflops))
+        self._watching.enter_context(self.phases.watch_collectives())
         start_process_group(self.device, config.engine.timeout_s)
         self.watchdog = Watchdog(rank_store(), self.rank, self.world, config.engine.timeout_s)
         # A second group for the ranks' decisions: on GPUs it spares the step a synchronisation with the device.
@@ -96,13 +108,16 @@ class Run:
         torch.manual_seed(config.seed)
         positions = self.dataset.info.positions
         imu_tower = with_places(config.model.imu_tower, positions)
-        model = TwoTower(dataclasses.replace(config.model, imu_tower=imu_tower), resolve_dtype(config.engine.dtype))
+        model = TwoTower(dataclasses.replace(config.model, imu_tower=imu_tower), dtype)
         model.imu_tower.wear(positions)
-        self.engine = Engine(model, config.engine, config.optimizer, self.device, config.data.batch_size // self.world)
+        local = config.data.batch_size // self.world
+        self.engine = Engine(model, config.engine, config.optimizer, self.device, local, self.phases)
         self._resume()
         if self.rank == 0:
             self.journal = Journal(config, self.folder, self.dataset, self.order, self.step)
             self.journal.say(self._describe())
+            steps = profile_window(config.train.profile_steps)
+            self.profiler = StepProfiler(steps, self.folder, self.device) if steps else None
         self._began = time.monotonic()
         self._save_at = self._began + 60 * train.checkpoint_every_minutes
 
@@ -125,6 +140,10 @@ class Run:
         """Do a step; its update is left out where the ranks find its loss bad."""
         torch.manual_seed(_step_seed(self.config.seed, self.step, self.rank))  # dropout: of the step, so it resumes
         # The first step compiles kernels and meets the others for the first time.
+        if self.profiler:
+            self.profiler.before(self.step)
+        log_every = self.config.train.log_every_steps
+        self.engine.module.measures_spread = (self.step + 1) % log_every == 0 or self.step + 1 == self.num_steps
         limit_s = self.config.engine.timeout_s if self._first_step else self.config.engine.step_timeout_s
         self.watch("forward", limit_s)
         loss = None
@@ -135,7 +154,8 @@ class Run:
         due = self.config.train.checkpoint_every_minutes > 0 and time.monotonic() > self._save_at
         corrupt = [(sample, reason) for sample, reason in batch.skipped.tolist() if sample >= 0]
         local = 0.0 if loss is None else loss.item()
-        agreed = agree(self.control, self._signal(), local, self.writer.writing, due, bool(corrupt))
+        with self.phases.phase(COMMUNICATION):
+            agreed = agree(self.control, self._signal(), local, self.writer.writing, due, bool(corrupt))
         if agreed.corrupt:
             self._count_corrupt(corrupt)
         verdict = self.guard.judge(self.step, agreed.loss)
@@ -145,11 +165,14 @@ class Run:
             self._lr = learning_rate(self.step, self.num_steps, self.config.optimizer)
             self.engine.backward_and_step(loss, self._lr)
             norm = self.engine.gradient_norm()
-            if norm is not None and not math.isfinite(norm):
+            if self.engine.overflowed:
+                self.engine.restore_buffers()
+                self._overflows += 1
+            elif norm is not None and not math.isfinite(norm):
                 verdict = self.guard.judge(self.step, agreed.loss, gradient_is_finite=False)
             self._losses.append(agreed.loss)
         elif loss is not None:
-            self.engine.restore_buffers()
+            self.engine.discard()
         if verdict is not Verdict.STEP and self.journal:
             self.journal.bad_step(self.step, self.guard.state.bad)
         self._first_step = False
@@ -189,24 +212,35 @@ class Run:
     def log_training(self, timer: StepTimer) -> None:
         """Log the steps since the last line."""
         # The step of all waits for the rank that waits longest.
-        waits = torch.tensor(timer.waits())
+        shares = timer.shares()
+        waits = torch.tensor([*timer.waits(), memory_gb(self.device)])
         dist.all_reduce(waits, op=dist.ReduceOp.MAX, group=self.control)
         norm = self.engine.gradient_norm()
         losses, self._losses = self._losses, []
         if self.journal is None:
             return
         more = {
-            "samples_per_s": timer.samples_per_s(),
+            **self.throughput.figures(timer.samples_per_s()),
             "data_wait_share": waits[0].item(),
             "data_wait_longest_s": waits[1].item(),
             "checkpoint_share": waits[2].item(),
+            **shares,
+            "memory_gb": waits[3].item(),
             "bad_steps": float(len(self.guard.state.bad)),
+            **self._scale_figures(),
             **self.damage.figures(),
             **({"gradient_norm": norm} if norm is not None else {}),
         }
         self.journal.training(self.step, self.num_steps, losses, self._lr, self._figures, more)
         if news := self.damage.news():
             self.journal.say(f"step {self.step}  {news}")
+
+    def _scale_figures(self) -> dict[str, float]:
+        """Of fp16: the loss scale, and the steps since the last line that it was too high for."""
+        if self.engine.loss_scale is None:
+            return {}
+        overflows, self._overflows = self._overflows, 0
+        return {"loss_scale": self.engine.loss_scale.value, "overflows": float(overflows)}
 
     def validate(self) -> dict[str, float] | None:
         """Retrieval on the held-out windows; None where a signal came before it was through."""
@@ -233,8 +267,10 @@ class Run:
         imu = self.engine.tower_state("imu_tower")
         has_pictures = self.dataset.info.video_embedding is None
         video = self.engine.tower_state("video_tower") if has_pictures else None
+        heads = {name: self.engine.tower_state(name) for name in ("imu_head", "video_head")}
         parts: Parts = {f"engine/{name}": write for name, write in self.engine.snapshot().files().items()}
         if self.rank == 0:
+            parts |= head_parts(self.config, self.dataset, self.step, self.engine.module, heads)
             parts |= tower_parts(self.config, self.dataset, self.step, imu, video)
         state = StreamState(
             step=self.step,
@@ -283,8 +319,11 @@ class Run:
 
     def close(self) -> None:
         """Close the logs and leave the process group."""
+        self._watching.close()
         if self.watchdog:
             self.watchdog.close()
+        if self.profiler:
+            self.profiler.end()
         if self.journal:
             self.journal.close()
         if dist.is_initialized():

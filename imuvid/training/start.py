@@ -18,23 +18,27 @@ from imuvid.errors import UserError
 from imuvid.imu.condition import check_condition
 from imuvid.models.tower import Tower
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, without_weights
-from imuvid.models.two_tower import TwoTower
+from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.checkpoint import find_checkpoint, read_stream_state
 from imuvid.training.config import PretrainConfig
-from imuvid.training.engine import resolve_dtype
-from imuvid.training.grad_cache import check_cacheable
+from imuvid.training.engine import check_engine, resolve_dtype
+from imuvid.training.optimisation import SCHEDULES
+from imuvid.training.profiling import profile_window
 
 # What may differ between the starts of one run: it changes speed or bookkeeping, not the result.
 FREE_TO_CHANGE = {"runs_dir", "data.num_workers", "data.timeout_s", "data.path", "data.mixture", "engine.timeout_s"}
 FREE_TO_CHANGE |= {
     "engine.zero_stage",
+    "engine.offload",
+    "engine.peak_tflops",
+    "engine.activation_checkpointing",
     "engine.step_timeout_s",
     "data.read_ahead",
     "data.cache_dir",
     "data.cache_gb",
     "data.max_corrupt",
 }
-FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_")
+FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_", "train.profile_", "evaluate.")
 
 
 def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyDataset]:
@@ -49,6 +53,12 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     if config.data.batch_size % world:
         raise UserError(
             f"data.batch_size={config.data.batch_size} is no multiple of the {world} ranks: choose one that is"
+        )
+    if config.data.batch_size // world % config.engine.accumulate:
+        raise UserError(
+            f"engine.accumulate={config.engine.accumulate}: the {config.data.batch_size // world} windows of a rank"
+            " cannot be parted so: choose a divisor of it (each part has the negatives of its own windows alone;"
+            " engine.micro_batch_size saves memory with those of the whole batch)"
         )
     train = open_split(config.data, config.data.train_split)
     held_out = open_split(config.data, config.data.val_split)
@@ -72,18 +82,20 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     _check_statistics(config.data, train, held_out)
     _check_augmentation(config.data, train)
     _check_cache(config.data, train)
-    model = dataclasses.replace(
-        config.model,
-        imu_tower=without_weights(config.model.imu_tower),
-        video_tower=without_weights(config.model.video_tower),
-    )
-    with torch.device("meta"):  # takes neither memory nor time
-        two_tower = TwoTower(model, dtype)
-        _check_imu_tower(model.imu_tower, two_tower.imu_tower, train)
+    two_tower = meta_model(config.model, dtype)
+    _check_imu_tower(config.model.imu_tower, two_tower.imu_tower, train)
     _check_objective(config, two_tower.objective.needs, len(train.info.positions))
-    if config.engine.micro_batch_size:
-        check_cacheable(two_tower)
+    check_engine(config.engine, two_tower)
     return train, held_out
+
+
+def meta_model(config: ModelConfig, dtype: torch.dtype) -> TwoTower:
+    """Return the model on the meta device, which takes neither memory nor time."""
+    config = dataclasses.replace(
+        config, imu_tower=without_weights(config.imu_tower), video_tower=without_weights(config.video_tower)
+    )
+    with torch.device("meta"):
+        return TwoTower(config, dtype)
 
 
 def check_run_folder(config: PretrainConfig, fingerprint: str) -> tuple[Path | None, list[str]]:
@@ -143,8 +155,16 @@ def _check_settings(config: PretrainConfig) -> None:
         ("data.augment.shift_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("data.augment.mask_range", lambda share: 0 <= share < 1, "must be 0 or more, and below 1"),
         ("optimizer.betas", lambda betas: len(betas) == 2, "must be two numbers"),
+        ("optimizer.schedule", lambda name: name in SCHEDULES, f"must be {', '.join(SCHEDULES)}"),
+        ("optimizer.decay_share", lambda share: 0 < share <= 1, "must be above 0, and at most 1"),
+        ("optimizer.warmup_share", lambda share: 0 <= share <= 1, "must be between 0 and 1"),
+        ("optimizer.final_lr_share", lambda share: 0 <= share <= 1, "must be between 0 and 1"),
+        ("optimizer.layer_decay", lambda share: 0 < share <= 1, "must be above 0, and at most 1"),
+        ("optimizer.grad_clip", lambda norm: norm >= 0, "must be 0 or more"),
         ("engine.zero_stage", lambda stage: stage in range(4), "must be 0, 1, 2 or 3"),
+        ("engine.accumulate", lambda parts: parts >= 1, "must be at least 1"),
         ("engine.micro_batch_size", lambda size: size >= 0, "must be 0 or more"),
+        ("engine.peak_tflops", lambda rate: rate >= 0, "must be 0 or more"),
         ("engine.timeout_s", lambda seconds: seconds > 0, "must be above 0"),
         ("train.epochs", lambda epochs: epochs > 0, "must be above 0"),
         ("train.log_every_steps", lambda steps: steps >= 1, "must be at least 1"),
@@ -161,6 +181,7 @@ def _check_settings(config: PretrainConfig) -> None:
         value = operator.attrgetter(key)(config)
         if not holds(value):
             raise UserError(f"{key}={value} {demand}")
+    profile_window(config.train.profile_steps)
     check_condition(config.data.condition, "data.condition")
 
 

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from imuvid.data.mixture import AnyDataset
 from imuvid.models.encoder import EncoderConfig, save_encoder
+from imuvid.models.shared_space import FOLDER_NAME as HEADS_NAME
+from imuvid.models.shared_space import SharedSpaceConfig, save_shared_space
 from imuvid.models.towers import with_places
+from imuvid.models.two_tower import TwoTower
 from imuvid.models.video_encoder import FOLDER_NAME, VideoEncoderConfig, save_video_encoder
 from imuvid.training.checkpoint_writer import Parts
 from imuvid.training.config import PretrainConfig
@@ -54,3 +57,25 @@ def tower_parts(
         )
         parts[FOLDER_NAME] = partial(save_video_encoder, config=video_encoder, tower_state=video)
     return parts
+
+
+def head_parts(
+    config: PretrainConfig, dataset: AnyDataset, step: int, model: TwoTower, heads: dict[str, dict[str, Tensor]]
+) -> Parts:
+    """Return what writes the heads of a checkpoint.
+
+    Args:
+        config: of the run.
+        dataset: that it trains on.
+        step: steps done.
+        model: whose heads they are.
+        heads: state of ``imu_head`` and ``video_head``, names without prefix.
+    """
+    space = SharedSpaceConfig(
+        config.model.head,
+        model.imu_tower.feature_dim,
+        model.video_tower.feature_dim,
+        {"run": config.name, "step": step, "dataset": dataset.info.name, "fingerprint": dataset.fingerprint},
+    )
+    state = {f"{name}.{key}": tensor for name, part in heads.items() for key, tensor in part.items()}
+    return {HEADS_NAME: partial(save_shared_space, config=space, state=state)}

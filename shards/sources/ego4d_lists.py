@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imuvid.data.format import SPLITS
+from imuvid.data.dataset_tables import SPLITS
 from imuvid.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import MISSING
 
-from imuvid.data.format import SPLITS
+from imuvid.data.dataset_tables import SPLITS
 from imuvid.errors import UserError
 from shards.places import names_of_places
 from shards.sources.base import Recording, RecordingError, RecordingRef, Segment, Stream

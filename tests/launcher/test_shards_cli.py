@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from imuvid.config import to_yaml
-from imuvid.data.format import read_dataset_info, read_index
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index
 from tests.shards.recordings import build_config, make_recordings
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,14 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from imuvid.data.format import (
-    INDEX_SCHEMA,
-    RECORDINGS_SCHEMA,
-    DatasetInfo,
-    Sample,
-    SampleMeta,
-    encode_members,
-)
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_tables import INDEX_SCHEMA, RECORDINGS_SCHEMA
+from imuvid.data.format import Sample, SampleMeta, encode_members
 from tests.tiny_dataset import imu_statistics
 
 RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 20.0, 1.0, 2, 16

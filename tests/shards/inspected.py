@@ -15,18 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from imuvid.data.format import (
-    DATASET_NAME,
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    RECORDINGS_NAME,
-    RECORDINGS_SCHEMA,
-    DatasetInfo,
-    Sample,
-    SampleMeta,
-    encode_members,
-    read_index,
-)
+from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, RECORDINGS_NAME, RECORDINGS_SCHEMA, read_index
+from imuvid.data.format import Sample, SampleMeta, encode_members
 from shards.gates import GatesConfig, regate
 
 RATE_HZ, WINDOW_S, NUM_FRAMES, SIZE = 50.0, 5.0, 10, 96

@@ -12,7 +12,8 @@ import simplejpeg
 import webdataset
 
 from imuvid.config import load
-from imuvid.data.format import read_dataset_info, read_index, read_recordings
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index, read_recordings
 from imuvid.errors import UserError
 from shards.build import build
 from shards.config import BuildConfig

@@ -15,7 +15,8 @@ import time
 import pytest
 
 from imuvid.config import to_yaml
-from imuvid.data.format import read_dataset_info, read_index, read_recordings
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index, read_recordings
 from imuvid.errors import UserError
 from shards.build import Part, build
 from shards.verify import verify

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from imuvid.config import load
-from imuvid.data.format import read_dataset_info, read_index, read_recordings
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index, read_recordings
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.errors import UserError
 from shards.build import build

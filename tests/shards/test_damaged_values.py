@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from imuvid.data.format import read_dataset_info
+from imuvid.data.dataset_json import read_dataset_info
 from imuvid.errors import UserError
 from shards.build import build
 from shards.config import WindowConfig

@@ -19,7 +19,10 @@ import simplejpeg
 import shards.embed
 import shards.pictures
 from imuvid.config import to_yaml
-from imuvid.data.format import decode_members, parse_tar, read_dataset_info, read_index, read_recordings
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index, read_recordings
+from imuvid.data.format import decode_members
+from imuvid.data.tar import parse_tar
 from shards import embedder
 from shards.build import build
 from shards.combine import merge

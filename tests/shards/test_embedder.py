@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from imuvid.data.format import read_dataset_info
+from imuvid.data.dataset_json import read_dataset_info
 from imuvid.models.video_videomae import VideoMAE, VideoMAETowerConfig
 from shards import embedder
 from shards.build import build

@@ -23,8 +23,9 @@ import pytest
 
 import shards.subset
 import shards.verify
-from imuvid.data.format import INDEX_SCHEMA, RECORDINGS_SCHEMA, parse_tar, read_index
+from imuvid.data.dataset_tables import INDEX_SCHEMA, RECORDINGS_SCHEMA, read_index
 from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from shards.combine import merge
 from shards.inspect import inspect_dataset

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from imuvid.data.format import QUALITY
+from imuvid.data.dataset_tables import QUALITY
 from imuvid.errors import UserError
 from shards.gates import GATES, GatesConfig, check_gates, regate, verdict, weight
 

@@ -13,8 +13,11 @@ import pytest
 import webdataset
 from typer.testing import CliRunner
 
-from imuvid.data.format import Sample, encode_members, parse_tar, read_dataset_info, read_index, read_recordings
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index, read_recordings
+from imuvid.data.format import Sample, encode_members
 from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from launcher.cli import app
 from shards.index import index_tars

@@ -16,12 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imuvid.data.format import (
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    RECORDINGS_NAME,
-    read_index,
-)
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, RECORDINGS_NAME, read_index
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 from shards.inspect import inspect_dataset

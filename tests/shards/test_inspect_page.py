@@ -15,7 +15,7 @@ import pytest
 import simplejpeg
 
 from imuvid import config as configs
-from imuvid.data.format import INDEX_NAME, INDEX_SCHEMA, RECORDINGS_NAME
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, RECORDINGS_NAME
 from shards.build import build
 from shards.config import BuildConfig
 from shards.inspect import inspect_dataset

@@ -12,7 +12,8 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from imuvid.data.format import read_dataset_info, read_index, read_recordings
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index, read_recordings
 from imuvid.data.storage import Store
 from imuvid.errors import UserError
 from shards.combine import merge

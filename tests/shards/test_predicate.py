@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imuvid.data.format import INDEX_SCHEMA
+from imuvid.data.dataset_tables import INDEX_SCHEMA
 from imuvid.errors import UserError
 from shards.predicate import select
 

@@ -10,7 +10,8 @@ import scipy.io
 import webdataset
 
 from imuvid.config import load
-from imuvid.data.format import read_dataset_info, read_index
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index
 from imuvid.errors import UserError
 from shards.build import build
 from shards.config import BuildConfig

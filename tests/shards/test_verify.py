@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imuvid.data.format import INDEX_SCHEMA, RECORDINGS_SCHEMA, parse_tar, read_index, read_recordings
+from imuvid.data.dataset_tables import INDEX_SCHEMA, RECORDINGS_SCHEMA, read_index, read_recordings
+from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from shards.build import build
 from shards.verify import verify

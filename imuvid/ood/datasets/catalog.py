@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imuvid.errors import UserError
-from imuvid.ood.datasets import daphnet, hapt
+from imuvid.ood.datasets import daphnet, hapt, spar
 from imuvid.ood.datasets.public import (
     capture24,
     dsads,
@@ -32,7 +32,7 @@ from imuvid.ood.datasets.public import (
 )
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.recording import Card
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 CARDS: dict[str, Card] = {
     card.key: card
@@ -40,6 +40,7 @@ CARDS: dict[str, Card] = {
         uci_har.CARD,
         hapt.CARD,
         utd_mhad.CARD,
+        spar.CARD,
         wisdm.CARD_2011,
         wisdm.CARD_2019,
         motionsense.CARD,

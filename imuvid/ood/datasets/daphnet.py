@@ -20,7 +20,7 @@ from imuvid.imu.units import to_si
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, data_folder, read_table, to_grid
 from imuvid.ood.datasets.recording import Card, Download, Recording, Stream, segments_of
 from imuvid.ood.datasets.tables import files, locate
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 RATE_HZ = 64.0
 POSITIONS = ("ankle", "thigh", "trunk")

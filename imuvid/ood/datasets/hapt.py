@@ -20,7 +20,7 @@ from imuvid.imu.units import to_si
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, data_folder, read_table, to_grid
 from imuvid.ood.datasets.recording import Card, Download, Recording, Segment, Stream
 from imuvid.ood.datasets.tables import locate
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 RATE_HZ = 50.0
 ACTIVITIES = (

@@ -14,7 +14,7 @@ from imuvid.imu.resample import resample
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, data_folder
 from imuvid.ood.datasets.common_labels import COMMON_LABELS, common_label
 from imuvid.ood.datasets.recording import Card, Recording, Segment, check_recording, need_positions
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from imuvid.data.format import (
-    SPLITS,
-    Sample,
-    decode_members,
-    parse_tar,
-    read_dataset_info,
-    read_index,
-)
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import SPLITS, read_index
+from imuvid.data.format import Sample, decode_members
+from imuvid.data.tar import parse_tar
 from imuvid.errors import UserError
 from imuvid.ood.datasets.base import Windows, WindowsBuilder, to_grid
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 
 @dataclass

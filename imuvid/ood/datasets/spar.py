@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,9 @@ import numpy as np
 from imuvid.errors import UserError
 from imuvid.imu.units import to_si
 from imuvid.ood.datasets.base import REALDATA, Windows, WindowsBuilder, to_grid
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.datasets.recording import Card, Recording, Segment, Stream
+from imuvid.ood.datasets.tables import locate
+from imuvid.ood.protocols.folds import ProtocolConfig
 
 RATE_HZ = 50.0
 FILE = "watch_dataset.npy"
@@ -67,7 +69,7 @@ def read_spar(config: SPARConfig, rate_hz: float, window_s: float) -> Windows:
         acc, gyro = to_si(signal[:, :3], "g"), to_si(signal[:, 3:], "rad/s")
         imu, valid = to_grid(np.arange(len(signal)) / RATE_HZ, acc[:, None], gyro[:, None], rate_hz)
         seconds += len(signal) / RATE_HZ
-        name = f"{number:03d}_{classes[int(label)]}_{SIDES[int(side)]}"
+        name = _name(number, classes[int(label)], int(side))
         for start in builder.starts(0.0, len(signal) / RATE_HZ):
             builder.add(imu, valid, start, int(label), str(int(subject)), name)
     provenance = {
@@ -80,6 +82,10 @@ def read_spar(config: SPARConfig, rate_hz: float, window_s: float) -> Windows:
     if len(table["X"]) != PUBLISHED_RECORDINGS:
         notes.append(f"Only {len(table['X'])} of the {PUBLISHED_RECORDINGS} published recordings are there.")
     return builder.build(None, provenance, notes)
+
+
+def _name(number: int, exercise: str, side: int) -> str:
+    return f"{number:03d}_{exercise}_{SIDES[side]}"
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -138,3 +144,44 @@ def _unpickled(file: BinaryIO) -> dict[str, Any]:
     if not 0.5 < typical < 2.0:
         raise ValueError(f"the median acceleration is {typical:.3g}, expected about 1 (g)")
     return table
+
+
+def _recordings(folder: Path) -> Iterator[Recording]:
+    """Yield the recordings of one exercise each."""
+    path = locate(folder, FILE, "spar") / FILE
+    table = _read(path)
+    rows = zip(table["X"], table["y"], table["subject"], table["side"], strict=True)
+    for number, (signal, label, subject, side) in enumerate(rows):
+        exercise = str(table["y_labels"][int(label)])
+        times_s = np.arange(len(signal)) / RATE_HZ
+        streams = [
+            Stream("wrist", "acc", times_s, to_si(signal[:, :3], "g")),
+            Stream("wrist", "gyro", times_s, to_si(signal[:, 3:], "rad/s")),
+        ]
+        yield Recording(
+            _name(number, exercise, int(side)),
+            str(int(subject)),
+            path,
+            streams,
+            [Segment(0.0, len(signal) / RATE_HZ, exercise)],
+            {"side": SIDES[int(side)]},
+        )
+
+
+CARD = Card(
+    key="spar",
+    title="SPAR (shoulder exercises, the watch set of seglearn)",
+    population="healthy adults",
+    citation="Burns et al., Physiological Measurement 39(7), 2018",
+    homepage="https://github.com/dmbee/seglearn",
+    licence="BSD 3-clause (of the package)",
+    rate_hz=(RATE_HZ, RATE_HZ),
+    positions=("wrist",),
+    sensors="acc g, gyro rad/s",
+    labels=("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"),
+    read=_recordings,
+    subjects=10,
+    recordings=PUBLISHED_RECORDINGS,
+    steps="pip download --no-deps seglearn==1.2.5, unzip it; the file is seglearn/data/watch_dataset.npy.",
+    seen=True,
+)

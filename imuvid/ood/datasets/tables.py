@@ -23,7 +23,7 @@ import scipy.io
 from imuvid.errors import UserError
 from imuvid.imu.units import to_si
 from imuvid.ood.datasets.recording import Stream
-from imuvid.ood.protocols import natural_order
+from imuvid.ood.protocols.folds import natural_order
 
 DEPTH = 3
 """Folders below the given one in which a data set is looked for."""

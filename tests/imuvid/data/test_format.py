@@ -7,42 +7,18 @@ import io
 import json
 import os
 import pickle
-import shutil
-import tarfile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imuvid.data.format import (
-    DATASET_NAME,
-    INDEX_NAME,
-    Sample,
-    decode_members,
-    encode_members,
-    parse_tar,
-    read_dataset_info,
-    read_index,
-    views_of_tar,
-)
-from imuvid.errors import UserError
+from imuvid.data.dataset_tables import read_index
+from imuvid.data.format import Sample, decode_members, encode_members
+from imuvid.data.tar import parse_tar
 from tests.soak import times
-from tests.tiny_dataset import tiny_sample
-
-
-def tar_of(members: list[tuple[str, bytes]]) -> bytes:
-    """The same members by the standard library."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+from tests.tiny_dataset import tar_of, tiny_sample
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -92,38 +68,6 @@ def changed(**fields) -> dict[str, bytes]:
 
 def test_what_is_encoded_decodes_to_the_same():
     assert same(decode_members(parse_tar(RAW)), SAMPLE)
-
-
-def test_tar_is_read_as_the_standard_library_reads_it():
-    with tarfile.open(fileobj=io.BytesIO(RAW)) as tar:
-        expected = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    assert parse_tar(RAW) == expected
-    sizes = [0, 1, 511, 512, 513, 1024]
-    odd = [(f"k.{size}", os.urandom(size)) for size in sizes]
-    assert parse_tar(tar_of(odd)) == dict(odd)
-
-
-@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_bytes_that_passed_their_checksum_are_read_alike(kind):
-    long = "n" * (140 if kind != tarfile.USTAR_FORMAT else 60)
-    odd = [("k.0", b""), ("k.1", os.urandom(511)), (f"{long}/k.2", b"2" * 512), ("k.ä", b"3" * 1025)]
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
-        for name, content in odd:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    for members, raw in ((odd, buffer.getvalue()), (odd[:2] + odd[3:], tar_of(odd[:2] + odd[3:])), (MEMBERS, RAW)):
-        found = views_of_tar(raw)
-        assert found == parse_tar(raw) == dict(members)
-        assert list(found) == [name for name, _ in members]
-    assert same(decode_members(views_of_tar(RAW)), SAMPLE)
-    with pytest.raises(ValueError, match="bytes past the end"):
-        views_of_tar(RAW[: 512 + 10])
-    folder = tarfile.TarInfo("link")
-    folder.type, folder.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with pytest.raises(ValueError, match="no plain file"):
-        views_of_tar(folder.tobuf() + RAW)
 
 
 def test_a_plain_webdataset_loop_reads_the_dataset(tiny_dataset):
@@ -238,23 +182,6 @@ def test_a_truncated_sample_is_refused_or_whole(length):
     assert sample is None or same(sample, SAMPLE)
 
 
-@settings(max_examples=times(200, 5000), deadline=None)
-@given(st.binary(max_size=3000))
-def test_any_bytes_are_refused_as_a_tar(raw):
-    with pytest.raises(ValueError):
-        parse_tar(raw)
-
-
-def test_a_size_below_zero_does_not_send_the_reader_round_in_circles():
-    header = bytearray(RAW[:512])
-    header[124:136] = b"-0000001000\0"
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    for read in (parse_tar, views_of_tar):
-        with pytest.raises(ValueError, match="damaged tar header"):
-            read(bytes(header) + bytes(1024))
-
-
 @pytest.mark.parametrize(
     "sample",
     [
@@ -270,49 +197,6 @@ def test_a_size_below_zero_does_not_send_the_reader_round_in_circles():
 def test_what_is_not_as_the_format_says_is_not_written(sample):
     with pytest.raises(ValueError):
         encode_members(sample)
-
-
-@pytest.fixture
-def copied(tiny_dataset, tmp_path):
-    return shutil.copytree(tiny_dataset, tmp_path / "copy")
-
-
-def user_error(function, folder) -> str:
-    with pytest.raises(UserError) as caught:
-        function(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_dataset_json_that_is_missing_damaged_or_of_another_format(copied):
-    path = copied / DATASET_NAME
-    fields = json.loads(path.read_text())
-    for text in ("", "{", "[]", "{}", json.dumps({**fields, "more": 1}), "\udcff"):
-        path.write_bytes(text.encode(errors="surrogateescape"))
-        assert DATASET_NAME in user_error(read_dataset_info, copied)
-    path.write_text(json.dumps({**fields, "format": 2}))
-    assert "format 2" in user_error(read_dataset_info, copied)
-    path.unlink()
-    assert "shards build" in user_error(read_dataset_info, copied)
-
-
-def test_index_that_is_missing_damaged_or_of_other_columns(copied):
-    path = copied / INDEX_NAME
-    raw = path.read_bytes()
-    for content in (b"", raw[:-20], raw[: len(raw) // 2], b"PAR1" * 9):
-        path.write_bytes(content)
-        assert INDEX_NAME in user_error(read_index, copied)
-    pq.write_table(pa.table({"key": ["a"], "shard": ["00000.tar"]}), path)
-    assert "offset" in user_error(read_index, copied)
-    path.unlink()
-    assert INDEX_NAME in user_error(read_index, copied)
-
-
-def test_fingerprint_changes_with_the_content(tiny_dataset):
-    info = read_dataset_info(tiny_dataset)
-    other = dataclasses.replace(info, sha256={**info.sha256, "00000.tar": "0" * 64})
-    assert other.fingerprint != info.fingerprint
-    assert dataclasses.replace(info, name="b").fingerprint == info.fingerprint
 
 
 EMBEDDED = dataclasses.replace(SAMPLE, frames=[], embedding=np.linspace(-3, 3, 5).astype(np.float16))

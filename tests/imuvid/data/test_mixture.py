@@ -12,7 +12,8 @@ import torch
 
 from imuvid import config as configs
 from imuvid.data.batch import Batch
-from imuvid.data.format import DATASET_NAME, INDEX_NAME
+from imuvid.data.dataset_json import DATASET_NAME
+from imuvid.data.dataset_tables import INDEX_NAME
 from imuvid.data.mixture import MixtureDataset, open_split
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.data.stream import DataConfig, MixtureEntry, training_stream

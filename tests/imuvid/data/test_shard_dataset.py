@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import shutil
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from imuvid.data.format import INDEX_NAME
+from imuvid.data.dataset_tables import INDEX_NAME
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.errors import UserError
 from tests.tiny_dataset import rewrite_index, tiny_sample
@@ -29,7 +30,6 @@ def reindex(folder, change) -> None:
 
 def test_examples_are_what_was_written(tiny_dataset):
     whole = ShardDataset(tiny_dataset, None)
-    whole.starts_s = [1.5 * number for number in range(56)]
     assert len(whole) == 56
     for number in (0, 12, 13, 55):  # both ends of a shard
         expected = tiny_sample(number, f"r{number // 2:03d}", "s")
@@ -39,7 +39,9 @@ def test_examples_are_what_was_written(tiny_dataset):
         pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in expected.frames]
         np.testing.assert_array_equal(example.frames, np.stack(pictures))
         assert example.frame_valid.tolist() == [True] * 4
-        assert example.start_s == 1.5 * number
+        stored = whole.read(number)
+        later = dataclasses.replace(stored, meta=dataclasses.replace(stored.meta, start_s=1.5 * number))
+        assert whole.decode(number, later).start_s == 1.5 * number
         assert example.sample == number
     assert whole.example(0).recording == whole.example(1).recording != whole.example(2).recording
 

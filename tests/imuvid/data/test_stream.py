@@ -18,7 +18,7 @@ from scipy import signal, stats
 
 from imuvid.data.augment import AugmentConfig
 from imuvid.data.batch import Batch
-from imuvid.data.format import read_recordings
+from imuvid.data.dataset_tables import read_recordings
 from imuvid.data.index import Index
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import DataConfig, evaluation_batches, training_stream

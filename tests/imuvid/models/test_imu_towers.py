@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from scipy import signal
 from torch import nn
 
 from imuvid.errors import UserError
-from imuvid.models.imu_cnn_gru import ImuCnnGru, ImuCnnGruConfig
+from imuvid.models.imu_cnn_gru import ImuCnnGruConfig
 from imuvid.models.imu_patchtst import ImuPatchTSTConfig
-from imuvid.models.imu_resnet import ImuResNet, ImuResNetConfig, Resample
+from imuvid.models.imu_resnet import ImuResNetConfig
 from imuvid.models.norm import MaskedGroupNorm
 from imuvid.models.towers import ImuTowerConfig, build_imu_tower
-from tests.imuvid.models.small import CNN_GRU, IMU, THIS, Series, external, imu_tower, window
+from tests.imuvid.models.small import CNN_GRU, IMU, imu_tower, window
 
 KINDS = list(IMU)
 WITH_TOKENS = [kind for kind in KINDS if kind not in ("cnn_gru_channels", "external_together")]
@@ -85,18 +83,6 @@ def test_a_missing_gyroscope_is_not_a_still_one(kind):
     without = valid.clone()
     without[..., 1] = False
     assert not torch.allclose(tower(imu, valid), tower(imu, without), atol=1e-3)
-
-
-def test_the_resnet_reads_accelerometers_alone():
-    tower = imu_tower("resnet")
-    imu, valid = window()
-    features = tower(imu, valid)
-    other = imu.clone()
-    other[..., 3:] = 9
-    valid[..., 1] = False
-    assert torch.allclose(features, tower(other, valid), atol=1e-6)
-    valid[:, :, 1] = torch.tensor([False, True])  # a sensor without an accelerometer counts as absent
-    assert torch.allclose(tower(imu, valid), tower(imu[:, :, :1], valid[:, :, :1]), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", WITH_TOKENS)
@@ -168,33 +154,6 @@ def test_torch_compile_takes_every_tower_in_one_graph(kind, backend):
     assert torch.allclose(*gradients, atol=1e-3 * gradients[0].abs().max().item())
 
 
-# PatchTST
-
-
-def test_patchtst_reads_every_sample_by_default_and_the_papers_code_drops_ten():
-    def blind_and_tokens(config):
-        tower = build_imu_tower(ImuTowerConfig(kind="patchtst", patchtst=config)).eval()
-        imu = torch.zeros(1, 250, 1, 6, requires_grad=True)
-        valid = torch.ones(1, 250, 1, 2, dtype=torch.bool)
-        features, tokens, _ = tower(imu + torch.randn(imu.shape), valid, True)
-        features.square().sum().backward()
-        return (imu.grad.abs().sum((0, 2, 3)) == 0).nonzero().flatten().tolist(), tokens.shape[1]
-
-    small = {"d_model": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16}
-    assert blind_and_tokens(ImuPatchTSTConfig(**small)) == ([], 25)
-    paper = {"patch_length": 16, "patch_stride": 16, **small}
-    assert blind_and_tokens(ImuPatchTSTConfig(**paper)) == ([], 16)
-    assert blind_and_tokens(ImuPatchTSTConfig(**paper, drop_remainder=True)) == (list(range(10)), 15)
-
-
-def test_patchtst_has_the_papers_size():
-    # 599,168 parameters in the released code (d 128, 3 layers, patch 16, 15 patches and a CLS token); ours has 256 more
-    # for absent channels, and layer normalisation has as many as batch normalisation.
-    config = ImuPatchTSTConfig(patch_length=16, patch_stride=16, norm="batchnorm", drop_remainder=True)
-    tower = build_imu_tower(ImuTowerConfig(kind="patchtst", patchtst=config))
-    assert sum(p.numel() for p in tower.parameters()) == 599_168 + 256
-
-
 def test_intensity_and_posture_reach_the_features_where_the_form_keeps_them():
     imu, valid = window(sensors=1)
     gravity = torch.tensor([0.0, 0, 9.8, 0, 0, 0])
@@ -212,11 +171,6 @@ def test_intensity_and_posture_reach_the_features_where_the_form_keeps_them():
     assert effect("cnn_gru", imu + gravity.roll(1)) > 1e-2
 
 
-def test_patchtst_refuses_another_length():
-    with pytest.raises(ValueError, match="built for 50 samples, the window has 49"):
-        imu_tower("patchtst")(*window(steps=49))
-
-
 def test_the_cnn_takes_any_length_and_padding_does_not_count():
     tower = imu_tower("cnn")
     imu, valid = window(steps=101, sensors=1)
@@ -225,45 +179,6 @@ def test_the_cnn_takes_any_length_and_padding_does_not_count():
     padded = tower(imu, valid)
     imu[:, 60:] = 100
     assert torch.allclose(padded, tower(imu, valid), atol=1e-5)
-
-
-# IMU2CLIP
-
-
-def reference_cnn_gru(tower: ImuCnnGru, x: torch.Tensor, over_time: bool) -> torch.Tensor:
-    """IMU2CLIP's layers in a row, from torch's own modules, on one sensor's [N, 6, T]."""
-    for module in (nn.GroupNorm(2, 6),):
-        module.load_state_dict(tower.input_norm.state_dict())
-        x = module(x)
-    for convolution in tower.convolutions:
-        x = nn.functional.conv1d(x, convolution.weight, dilation=2)
-        x = nn.functional.max_pool1d(x, kernel_size=3)
-    x = nn.functional.group_norm(x, 4, tower.norm.weight, tower.norm.bias)
-    return tower.gru(x.transpose(1, 2) if over_time else x)[1][0]
-
-
-def test_the_cnn_gru_is_the_authors_where_nothing_is_absent():
-    imu, valid = window(steps=1000, sensors=1)
-    for steps, width in (("time", 32), ("channels", 32)):
-        torch.manual_seed(0)
-        tower = ImuCnnGru(ImuCnnGruConfig(steps=steps)).eval()
-        assert tower.gru.input_size == width  # 5 s at 200 Hz leave 32 instants of 32 channels
-        # Units do not matter to a group that is normalised.
-        expected = reference_cnn_gru(tower, imu[:, :, 0].transpose(1, 2), steps == "time")
-        assert tower(imu, valid).shape == (3, 512)
-        assert torch.allclose(tower(imu, valid), expected, atol=1e-4)
-
-
-def test_windows_that_are_too_short_are_refused():
-    tower = build_imu_tower(ImuTowerConfig(kind="cnn_gru"))
-    with pytest.raises(ValueError, match=r"100 samples is too short for kernel_sizes \[10, 5, 5\]"):
-        tower(*window(steps=100))
-    two = ImuCnnGruConfig(kernel_sizes=[10, 5])
-    assert build_imu_tower(ImuTowerConfig(kind="cnn_gru", cnn_gru=two))(*window(steps=100)).shape == (3, 512)
-    with pytest.raises(ValueError, match="built for 50 samples, the window has 60"):
-        imu_tower("cnn_gru_channels")(*window(steps=60))
-    with pytest.raises(ValueError, match="too short for its stages"):
-        build_imu_tower(ImuTowerConfig(kind="resnet"))(*window(steps=50))
 
 
 def test_masked_group_normalisation_takes_statistics_of_what_is_there():
@@ -279,114 +194,6 @@ def test_masked_group_normalisation_takes_statistics_of_what_is_there():
     assert torch.allclose(norm(x, some)[..., :20], norm(x[..., :20]), atol=1e-5)
     assert not norm(x, some)[..., 20:].any()
     assert not norm(x, ~everything).any()
-
-
-# harnet's shape
-
-
-def test_the_resnet_has_harnets_sizes():
-    for config, seconds, width in (
-        (ImuResNetConfig(), 5, 512),
-        (ImuResNetConfig(channels=[64, 128, 256, 512, 1024], factors=[2, 2, 5, 5, 3]), 10, 1024),
-        (
-            ImuResNetConfig(channels=[64, 128, 256, 512, 1024], factors=[3, 3, 5, 5, 4], orders=[1, 1, 1, 1, 0]),
-            30,
-            1024,
-        ),
-    ):
-        config.rate_hz = 30
-        tower = ImuResNet(config).eval()
-        x = torch.randn(1, 3, 30 * seconds)
-        for stage in tower.stages:
-            x = stage(x)
-        assert x.shape == (1, width, 1)
-        assert tower(*window(1, 30 * seconds, 1)).shape == (1, width)
-        per_stage = [3, *config.channels]
-        expected = sum(
-            5 * a * b + blocks * (2 * 5 * b * b + 4 * b) + 2 * b
-            for a, b, blocks in zip(per_stage, per_stage[1:], config.num_blocks, strict=False)
-        )
-        assert sum(p.numel() for p in tower.parameters()) == expected
-
-
-@pytest.mark.parametrize("rate", [50.0, 100.0, 64.0, 25.0, 30.0])
-def test_resampling_keeps_what_30_hz_can_hold_and_removes_the_rest(rate):
-    times, wanted = np.arange(0, 8, 1 / rate), np.arange(0, 8, 1 / 30)
-    x = np.stack([np.full_like(times, 9.8), np.sin(2 * np.pi * 3 * times), np.cos(2 * np.pi * 7 * times)])
-    found = Resample(rate, 30.0)(torch.from_numpy(x).float()[None])[0].numpy()
-    wanted = wanted[: found.shape[1]]
-    assert abs(found.shape[1] - 240) <= 1
-    assert found[0] == pytest.approx(9.8, abs=1e-4)
-    inner = slice(30, -30)
-    assert found[1, inner] == pytest.approx(np.sin(2 * np.pi * 3 * wanted)[inner], abs=0.01)
-    assert found[2, inner] == pytest.approx(np.cos(2 * np.pi * 7 * wanted)[inner], abs=0.01)
-    if rate > 50:
-        fast = torch.from_numpy(np.sin(2 * np.pi * 24 * times)).float()[None, None]
-        assert Resample(rate, 30.0)(fast)[0, 0, inner].abs().max() < 0.01
-
-
-def test_decimation_is_a_running_triangle():
-    from imuvid.models.imu_resnet import _Decimate
-
-    x = np.random.default_rng(0).normal(size=(2, 31))
-    found = _Decimate(2, 3, 1)(torch.from_numpy(x).float()[None])[0].numpy()
-    triangle = np.array([1, 2, 3, 2, 1]) / 9
-    expected = np.stack([signal.convolve(np.pad(row, 1), triangle, mode="valid")[::3] for row in x])
-    assert found == pytest.approx(expected, abs=1e-6)
-
-
-# Encoders of other packages
-
-
-def test_an_external_encoder_gives_its_own_features_side_by_side():
-    tower = build_imu_tower(external(frozen=True)).eval()
-    imu, valid = window(sensors=1)
-    series = tower.encoder.module
-    scale = torch.tensor([9.80665] * 3 + [3.0] * 3)
-    with torch.no_grad():
-        channels = [series((imu / scale)[:, None, :, 0, i]).mean(1) for i in range(6)]
-    assert torch.allclose(tower(imu, valid), torch.cat(channels, dim=1), atol=1e-5)
-
-
-def test_a_frozen_external_encoder_stays_as_it_is_in_training():
-    torch.manual_seed(0)
-    tower = build_imu_tower(external(frozen=True)).train()
-    imu, valid = window()
-    before = {name: tensor.clone() for name, tensor in tower.encoder.state_dict().items()}
-    features = tower(imu, valid)
-    assert torch.equal(features, tower(imu, valid))  # no dropout
-    assert [name for name, p in tower.named_parameters() if p.requires_grad] == ["absent"]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in tower.encoder.state_dict().items())
-    tuned = build_imu_tower(external(frozen=False)).train()
-    assert not torch.equal(tuned(imu, valid), tuned(imu, valid))
-    assert all(p.requires_grad for p in tuned.parameters())
-
-
-def broken():
-    raise RuntimeError("no weights here\nand more")
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"factory": ""}, "expected package.module:name"),
-        ({"factory": "nowhere.at_all:x"}, "install the package"),
-        ({"factory": f"{THIS}:nothing"}, "has no 'nothing'"),
-        ({"factory": f"{THIS}:window"}, "gives a tuple, no torch module"),
-        ({"factory": "tests.imuvid.models.test_imu_towers:broken"}, "fails: RuntimeError: no weights here$"),
-        ({"arguments": {"wrong": 1}}, "fails: TypeError"),
-        ({"channels": "pairs"}, "channels is 'pairs'"),
-    ],
-)
-def test_mistakes_with_an_external_encoder_are_one_line(fields, message):
-    with pytest.raises(UserError, match=message):
-        build_imu_tower(external(**fields))
-
-
-def test_an_external_encoder_of_another_width_is_named():
-    with pytest.raises(ValueError, match=r"gives \[36, 10, 6\], expected \[N, 5\]"):
-        build_imu_tower(external(feature_dim=5))(*window())
-    assert isinstance(Series(), nn.Module)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ import torch
 from imuvid import config as configs
 from imuvid.data.augment import AugmentConfig, augment
 from imuvid.data.batch import Batch, collate
-from imuvid.data.format import DATASET_NAME, INDEX_NAME, INDEX_SCHEMA, encode_members, read_index
+from imuvid.data.dataset_json import DATASET_NAME
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, read_index
+from imuvid.data.format import encode_members
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import DataConfig, training_stream
 from imuvid.errors import UserError

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imuvid.data.format import INDEX_NAME, INDEX_SCHEMA, DatasetInfo, Sample, SampleMeta, encode_members
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA
+from imuvid.data.format import Sample, SampleMeta, encode_members
 from imuvid.models.encoder import EncoderConfig, random_encoder, save_encoder
 from imuvid.models.towers import ImuTowerConfig
 

@@ -21,7 +21,7 @@ from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.embedding import conditioned, embed
 from imuvid.ood.job import evaluate
 from imuvid.ood.predictions import read_predictions
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 from tests.imuvid.ood.fakes import write_encoder, write_hapt
 
 CONDITIONS = [ConditionConfig(5, "none"), ConditionConfig(1, "window"), ConditionConfig(5, "recording")]
@@ -83,12 +83,16 @@ def test_the_report_says_it_and_the_features_of_experts_are_of_si_units(tmp_path
         reports[name] = (result.report, result.html.read_text())
         rows = read_predictions(result.out / "predictions.parquet").to_pylist()
         for method in ("pretrained", "random", "handmade"):
-            scores[name, method] = np.array([row["scores"] for row in rows if row["method"] == method])
+            scores[name, method] = np.array(
+                [row["scores"] for row in rows if row["representation"] == method and row["probe"] == "linear"]
+            )
     assert (scores["si", "handmade"] == scores["recording", "handmade"]).all()
     for method in ("pretrained", "random"):
         assert np.abs(scores["si", method] - scores["recording", method]).max() > 0.01
     report, page = reports["recording"]
     assert report["encoder"]["condition"] == {"median_samples": 5, "normalise": "recording"}
     assert "median_samples: 5, normalise: recording" in page
-    assert any("normalised by the mean and deviation" in note for note in report["datasets"]["hapt"]["notes"])
-    assert not any("normalised by" in note for note in reports["si"][0]["datasets"]["hapt"]["notes"])
+    assert any(
+        "normalised by the mean and deviation" in note for note in report["tasks"]["hapt/subject-split"]["notes"]
+    )
+    assert not any("normalised by" in note for note in reports["si"][0]["tasks"]["hapt/subject-split"]["notes"])

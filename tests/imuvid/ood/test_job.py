@@ -20,14 +20,21 @@ from imuvid.ood.datasets.daphnet import DaphnetConfig
 from imuvid.ood.datasets.hapt import HAPTConfig
 from imuvid.ood.datasets.public_windows import PublicConfig
 from imuvid.ood.datasets.shards import ShardsConfig
+from imuvid.ood.finetune import FinetuneConfig
 from imuvid.ood.job import EvaluationResult, evaluate
 from imuvid.ood.predictions import read_predictions
-from imuvid.ood.protocols import ProtocolConfig
+from imuvid.ood.probes import ProbeConfig
+from imuvid.ood.protocols.folds import ProtocolConfig
 from imuvid.ood.summary import summarise
 from tests.imuvid.ood.fakes import make_sample, write_daphnet, write_encoder, write_hapt, write_shards
 from tests.imuvid.ood.test_public_readers import write
 
+HAPT, DAPHNET = "hapt/subject-split", "daphnet/leave-one-subject-out"
 CONFIGS = Path(__file__).parents[3] / "configs/ood"
+
+
+def name_of(row: dict) -> str:
+    return f"{row['representation']}/{row['probe']}"
 
 
 def small(root: Path, **changes) -> OODConfig:
@@ -39,6 +46,7 @@ def small(root: Path, **changes) -> OODConfig:
         shots=[1, 5, 100],
         num_draws=2,
         num_bootstrap=100,
+        finetune=FinetuneConfig(steps=2),
         device="cpu",
     )
     return dataclasses.replace(config, **changes)
@@ -65,6 +73,7 @@ def test_the_report_lies_in_the_run_folder(result):
     assert result.out.parts[-3:] == ("run", "report", "step-00000100")
     assert sorted(p.name for p in result.out.iterdir()) == [
         "draws.json",
+        "maps.json",
         "predictions.parquet",
         "report.html",
         "report.json",
@@ -77,21 +86,26 @@ def test_the_numbers_are_recomputed_from_the_predictions_alone(result):
     again = summarise(table, result.report["config"]["num_bootstrap"], result.report["config"]["seed"])
     assert again == result.report["results"]
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
-    assert summarise(shuffled, 100, 0)["hapt"]["scores"][0]["metrics"] == again["hapt"]["scores"][0]["metrics"]
+    assert summarise(shuffled, 100, 0)[HAPT]["scores"][0]["metrics"] == again[HAPT]["scores"][0]["metrics"]
 
 
-@pytest.mark.parametrize(("method", "shots"), [("pretrained", 5), ("random", None), ("handmade", 1)])
+METHODS = ("pretrained/linear", "pretrained/knn", "random/linear", "handmade/linear", "handmade/forest", "raw/knn")
+
+
+@pytest.mark.parametrize(
+    ("method", "shots"), [("pretrained/linear", 5), ("random/linear", None), ("handmade/forest", 1)]
+)
 def test_the_numbers_equal_scikit_learn_on_the_predictions(result, rows, method, shots):
     draws = {}
     for row in rows:
-        if row["dataset"] == "daphnet" and row["method"] == method and row["shots"] == shots:
+        if row["dataset"] == "daphnet" and name_of(row) == method and row["shots"] == shots:
             draws.setdefault(row["draw"], []).append((row["label"] == "freeze", row["scores"]))
     accuracy, area = [], []
     for pairs in draws.values():
         label, scores = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
         accuracy.append(balanced_accuracy_score(label, scores[:, 1] > scores[:, 0]))
         area.append(roc_auc_score(label, scores[:, 1]))
-    scores = result.report["results"]["daphnet"]["scores"]
+    scores = result.report["results"][DAPHNET]["scores"]
     reported = next(s for s in scores if (s["method"], s["shots"]) == (method, shots or "all"))
     assert reported["num_draws"] == len(draws) == 2
     assert reported["metrics"]["balanced_accuracy"]["value"] == pytest.approx(np.mean(accuracy))
@@ -102,42 +116,42 @@ def test_every_method_number_and_draw_is_tested_on_the_same_windows(rows):
     tested = {}
     for row in rows:
         if row["dataset"] == "hapt":
-            key = (row["method"], row["shots"], row["draw"])
+            key = (name_of(row), row["shots"], row["draw"])
             tested.setdefault(key, set()).add((row["window"], row["subject"], row["label"]))
     assert len(set(map(frozenset, tested.values()))) == 1
     assert {subject for _, subject, _ in next(iter(tested.values()))} == {"5", "6"}
-    methods = {method: {(k, d) for m, k, d in tested if m == method} for method in ("pretrained", "random", "handmade")}
+    methods = {method: {(k, d) for m, k, d in tested if m == method} for method in METHODS}
     few_shot = [{key for key in keys if key[0] is not None} for keys in methods.values()]
-    assert few_shot[0] == few_shot[1] == few_shot[2] == {(1, 0), (1, 1), (5, 0), (5, 1)}
+    assert all(keys == {(1, 0), (1, 1), (5, 0), (5, 1)} for keys in few_shot)
 
 
 def test_the_draws_are_published_and_of_training_subjects(result, rows):
     draws = json.loads((result.out / "draws.json").read_text())
     tested = {row["window"] for row in rows if row["dataset"] == "hapt"}
-    assert len(draws["hapt"]["split"]) == 2
-    for draw in draws["hapt"]["split"]:
+    assert len(draws[HAPT]["split"]) == 2
+    for draw in draws[HAPT]["split"]:
         assert len(draw) == 6
         for windows in draw.values():
             assert len(set(windows)) == 5
             assert not set(windows) & tested
-    assert set(draws["daphnet"]) == {"S01", "S02", "S03"}
-    for fold, pair in draws["daphnet"].items():
+    assert set(draws[DAPHNET]) == {"S01", "S02", "S03"}
+    for fold, pair in draws[DAPHNET].items():
         assert all(not name.startswith(fold) for draw in pair for windows in draw.values() for name in windows)
 
 
 def test_the_report_says_what_it_is_worth(result):
-    hapt, daphnet = (result.report["results"][name] for name in ("hapt", "daphnet"))
+    hapt, daphnet = (result.report["results"][name] for name in (HAPT, DAPHNET))
     assert hapt["protocol"] == "subject-split"
     assert hapt["test_subjects"] == ["5", "6"]
     assert daphnet["protocol"] == "leave-one-subject-out"
     assert "Only 2 test subjects" in hapt["warnings"][0]
-    notes = result.report["datasets"]["hapt"]["notes"]
+    notes = result.report["tasks"][HAPT]["notes"]
     assert "100 shots are left out: a class has only 16 training windows." in notes
     assert "Only 6 of the 61 published recordings are there." in notes
-    assert result.report["datasets"]["hapt"]["selection_rule"].startswith("fixed: C = 0.1")
+    assert result.report["tasks"][HAPT]["selection_rule"].startswith("fixed: C = 0.1")
     assert result.report["training"]["curves"]["train/loss"]["step"][-1] == 49
     verdicts = {(row["dataset"], row["verdict"]) for row in result.report["statements"]}
-    assert {name for name, _ in verdicts} == {"hapt", "daphnet"}
+    assert {name for name, _ in verdicts} == {HAPT, DAPHNET}
     for row in hapt["differences"]:
         estimate = row["metrics"]["balanced_accuracy"]
         own, reference = (
@@ -168,9 +182,48 @@ def test_the_same_arguments_give_the_same_predictions(result, tmp_path):
     root = result.out.parents[2]
     only = {"datasets": ["hapt"]}
     again = evaluate(root / "run/checkpoints/step-00000100/encoder", small(root, out=str(tmp_path / "a"), **only))
-    assert again.report["results"]["hapt"] == result.report["results"]["hapt"]
+    assert again.report["results"][HAPT] == result.report["results"][HAPT]
     other = evaluate(root / "run/checkpoints/step-00000100", small(root, out=str(tmp_path / "b"), seed=1, **only))
-    assert other.report["results"]["hapt"] != result.report["results"]["hapt"]
+    assert other.report["results"][HAPT] != result.report["results"][HAPT]
+
+
+def test_a_validation_score_is_of_training_subjects_alone(result, tmp_path):
+    root = tmp_path / "data"
+    write_hapt(root / "hapt")
+    checkpoint = result.out.parents[1] / "checkpoints/step-00000100"
+    config = small(root, datasets=["hapt"], subjects="validation", shots=[], out=str(tmp_path / "a"))
+    report = evaluate(checkpoint, config).report
+    assert report["headline"]["subjects"] == "validation"
+    assert set(report["results"]) == {"hapt/validation"}
+    assert report["results"]["hapt/validation"]["test_subjects"] == ["1", "2", "3", "4"]
+    assert {row["method"] for row in report["results"]["hapt/validation"]["scores"]} == {
+        "pretrained/linear",
+        "pretrained/knn",
+        "none/majority",
+    }
+    for path in (root / "hapt/RawData").glob("*user0[56].txt"):
+        if path.name.startswith("gyro"):
+            path.write_text("3 3 3\n" * len(path.read_text().splitlines()))
+    config.out = str(tmp_path / "b")
+    assert evaluate(checkpoint, config).report["headline"] == report["headline"]
+    tested = evaluate(checkpoint, small(root, datasets=["hapt"], out=str(tmp_path / "c"))).report["headline"]
+    assert tested["subjects"] == "test"
+    assert tested["value"] != report["headline"]["value"]
+    with pytest.raises(UserError, match="leave-one-subject-out tests every subject"):
+        evaluate(checkpoint, small(result.out.parents[2], datasets=["daphnet"], subjects="validation"))
+
+
+def test_rules_of_selection_are_named_and_the_oracle_enters_no_comparison(result, tmp_path):
+    root = result.out.parents[2]
+    probe = ProbeConfig(["lodo-cv", "oracle"], candidates=[0.01, 1.0], neighbour_candidates=[1], leaf_candidates=[1])
+    config = small(root, datasets=["hapt"], probe=probe, shots=[], out=str(tmp_path))
+    report = evaluate(root / "run/checkpoints/step-00000100", config).report
+    rows = [row for row in report["results"][HAPT]["scores"] if row["method"] == "pretrained/linear"]
+    scores = {row["selection"]: row["metrics"]["balanced_accuracy"]["value"] for row in rows}
+    assert set(scores) == {"lodo-cv", "oracle"}
+    assert scores["oracle"] >= scores["lodo-cv"] == report["headline"]["value"]
+    assert {row["selection"] for row in report["results"][HAPT]["differences"]} == {"lodo-cv", "fixed"}
+    assert report["tasks"][HAPT]["selection_rule"].startswith("lodo-cv")
 
 
 def test_a_diverged_encoder_is_refused(result, tmp_path):
@@ -197,9 +250,12 @@ def test_pretrained_test_subjects_are_refused(tmp_path):
     with pytest.raises(UserError, match="shards: 1 test subjects, first bb, were pretrained on"):
         evaluate(leaked, config)
     clean = evaluate(write_encoder(tmp_path / "b", train_subjects=["zz"]), config)
-    scores = {(s["method"], s["shots"]): s["metrics"] for s in clean.report["results"]["population"]["scores"]}
-    assert scores["handmade", "all"]["balanced_accuracy"]["value"] == 1.0  # sitting is upside down there
-    assert scores["majority", "all"]["balanced_accuracy"]["value"] == 0.5
+    scores = {
+        (s["method"], s["shots"]): s["metrics"]
+        for s in clean.report["results"]["population/leave-one-subject-out"]["scores"]
+    }
+    assert scores["handmade/linear", "all"]["balanced_accuracy"]["value"] == 1.0  # sitting is upside down there
+    assert scores["none/majority", "all"]["balanced_accuracy"]["value"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -224,7 +280,7 @@ def test_a_public_data_set_is_scored_and_its_notes_reach_the_report(tmp_path):
     write("dsads", tmp_path / "dsads", subjects=3)
     settings = PublicConfig(str(tmp_path / "dsads"), partial=True)
     config = small(tmp_path, datasets=["dsads"], dsads=settings, shots=[1])
-    report = evaluate(write_encoder(tmp_path / "run"), config).report["datasets"]["dsads"]
+    report = evaluate(write_encoder(tmp_path / "run"), config).report["tasks"]["dsads/leave-one-subject-out"]
     assert report["data"]["positions"] == ["right_wrist"]
     assert report["data"]["licence"] == "CC BY 4.0"
     notes = " ".join(report["notes"])

@@ -7,9 +7,11 @@ import pytest
 
 from imuvid.errors import UserError
 from imuvid.ood.datasets.base import Windows
-from imuvid.ood.predictions import predict, read_predictions
-from imuvid.ood.probes import ProbeConfig
-from imuvid.ood.protocols import ProtocolConfig, make_folds
+from imuvid.ood.predictions import read_predictions, to_table
+from imuvid.ood.protocols.folds import ProtocolConfig, make_folds
+from imuvid.ood.protocols.frozen import frozen
+from imuvid.ood.protocols.task import Task, check_task
+from imuvid.ood.settings import EvaluationSettings
 from imuvid.ood.summary import summarise
 
 
@@ -32,7 +34,10 @@ def labelled(num_subjects: int = 12, per_subject: int = 20) -> Windows:
 
 def run(windows: Windows, representations: dict[str, list[np.ndarray]], num_draws: int = 2):
     folds = make_folds(windows.subject, ProtocolConfig("grouped-folds", num_folds=3), "toy")
-    return predict(windows, folds, "grouped-3-folds", representations, [1, 5], num_draws, ProbeConfig(), seed=0)
+    settings = EvaluationSettings(shots=[1, 5], num_draws=num_draws)
+    task = Task(windows, "grouped-3-folds", folds, {}, representations, settings, ["frozen"])
+    notes = check_task(task)
+    return to_table(task, [block for fold in folds for block in frozen(task, fold)]), notes
 
 
 def test_each_draw_has_its_own_random_encoder_and_the_same_shots_for_all():
@@ -41,10 +46,11 @@ def test_each_draw_has_its_own_random_encoder_and_the_same_shots_for_all():
     useful = rng.standard_normal((len(windows.label), 4)).astype(np.float32)
     useful[:, 0] += 8 * windows.label
     useless = rng.standard_normal((len(windows.label), 4)).astype(np.float32)
-    table, _, notes = run(windows, {"pretrained": [useful], "handmade": [useful], "random": [useful, useless]})
+    table, notes = run(windows, {"pretrained": [useful], "handmade": [useful], "random": [useful, useless]})
     rows = {}
     for row in table.to_pylist():
-        rows.setdefault((row["method"], row["shots"], row["draw"]), []).append(row)
+        if row["probe"] == "linear":
+            rows.setdefault((row["representation"], row["shots"], row["draw"]), []).append(row)
     scores = {key: np.array([row["scores"] for row in part]) for key, part in rows.items()}
     for shots, draw in ((1, 0), (1, 1), (5, 0), (5, 1), (None, 0)):  # which do not depend on the method
         assert (scores["pretrained", shots, draw] == scores["handmade", shots, draw]).all()
@@ -62,11 +68,11 @@ def test_each_draw_has_its_own_random_encoder_and_the_same_shots_for_all():
 def test_few_subjects_give_a_warning_and_enough_do_not():
     windows = labelled(num_subjects=8)
     array = np.random.default_rng(0).standard_normal((len(windows.label), 3))
-    table, _, _ = run(windows, {"pretrained": [array], "random": [array], "handmade": [array]})
-    assert summarise(table, 50, 0)["toy"]["warnings"] == []
+    table, _ = run(windows, {"pretrained": [array], "random": [array], "handmade": [array]})
+    assert summarise(table, 50, 0)["toy/grouped-3-folds"]["warnings"] == []
     windows = labelled(num_subjects=7)
-    table, _, _ = run(windows, {"pretrained": [array[:140]], "random": [array[:140]], "handmade": [array[:140]]})
-    assert "Only 7 test subjects" in summarise(table, 50, 0)["toy"]["warnings"][0]
+    table, _ = run(windows, {"pretrained": [array[:140]], "random": [array[:140]], "handmade": [array[:140]]})
+    assert "Only 7 test subjects" in summarise(table, 50, 0)["toy/grouped-3-folds"]["warnings"][0]
 
 
 def test_a_fold_without_two_classes_is_refused():
@@ -81,7 +87,7 @@ def test_a_class_that_a_fold_lacks_is_noted():
     windows.classes = ["no", "yes", "rare"]
     windows.label[:5] = 2  # of the first subject only
     array = np.random.default_rng(0).standard_normal((len(windows.label), 3))
-    _, _, notes = run(windows, {"pretrained": [array]})
+    _, notes = run(windows, {"pretrained": [array]})
     assert notes[0] == "Fold group-0 has no training window of class rare."
 
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from imuvid.errors import UserError
-from imuvid.ood.probes import ProbeConfig, choose_c, fit_scores, selection_rule
-from imuvid.ood.protocols import (
+from imuvid.ood.probes import ProbeConfig, choose_setting, fit_scores, selection_rule
+from imuvid.ood.protocols.folds import (
     Fold,
     ProtocolConfig,
     check_not_pretrained,
@@ -69,9 +69,9 @@ def test_shots_are_fixed_nested_and_of_training_windows():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, len(SUBJECTS))
     fold = make_folds(SUBJECTS, ProtocolConfig("subject-split", ["1", "2", "3"], ["4"]), "x")[0]
-    draws = draw_shots(label, fold, 0, 10, 5, seed=7)
-    again = draw_shots(label, fold, 0, 10, 5, seed=7)
-    fewer = draw_shots(label, fold, 0, 4, 5, seed=7)
+    draws = draw_shots(label, fold, 10, 5, seed=7)
+    again = draw_shots(label, fold, 10, 5, seed=7)
+    fewer = draw_shots(label, fold, 4, 5, seed=7)
     assert len(draws) == 5
     for draw, same, small in zip(draws, again, fewer, strict=True):
         for kind, chosen in draw.items():
@@ -81,7 +81,7 @@ def test_shots_are_fixed_nested_and_of_training_windows():
             assert (chosen == same[kind]).all()
             assert (small[kind] == chosen[:4]).all()
     assert (draws[0][0] != draws[1][0]).any()
-    assert (draw_shots(label, fold, 0, 10, 1, seed=8)[0][0] != draws[0][0]).any()
+    assert (draw_shots(label, fold, 10, 1, seed=8)[0][0] != draws[0][0]).any()
 
 
 def test_a_memorising_model_is_at_chance_on_random_labels():
@@ -124,18 +124,30 @@ def test_source_validation_chooses_c_from_training_subjects_only():
     # The classes differ by a hair along which the features hardly vary: a strong penalty cannot see it.
     common = rng.standard_normal(240)
     train = np.column_stack([common + 0.02 * label, common]) + 0.001 * rng.standard_normal((240, 2))
-    config = ProbeConfig("source-validation", candidates=[0.001, 1000.0])
-    assert choose_c(train, label, subject, config) == 1000.0
-    assert choose_c(train, label, subject, ProbeConfig(c=0.3)) == 0.3
-    with pytest.raises(UserError, match="more training subjects"):
-        choose_c(train, label, np.full(240, "one"), config)
+    config = ProbeConfig(candidates=[0.001, 1000.0])
+    domain = np.full(240, "")
+
+    def choose(rule, subject):
+        return choose_setting("linear", rule, train, label, subject, domain, config)
+
+    assert choose("source-validation", subject) == 1000.0
+    assert choose("lodo-cv", subject) == 1000.0
+    assert choose("fixed", subject) is None
+    domain = np.repeat(["a", "b"], 120)
+    assert choose("lodo-cv", np.full(240, "one")) == 1000.0
+    domain = np.full(240, "")
+    for rule in ("source-validation", "lodo-cv"):
+        with pytest.raises(UserError, match="more training subjects"):
+            choose(rule, np.full(240, "one"))
 
 
 def test_the_selection_rule_is_named():
     assert "C = 0.1" in selection_rule(ProbeConfig())
-    assert selection_rule(ProbeConfig("source-validation")).startswith("source-validation")
-    with pytest.raises(UserError, match="choose one of fixed, source-validation"):
-        selection_rule(ProbeConfig("oracle"))
+    assert selection_rule(ProbeConfig(["source-validation", "oracle"])).startswith("source-validation")
+    with pytest.raises(UserError, match="choose from fixed, source-validation, lodo-cv, oracle"):
+        selection_rule(ProbeConfig(["best"]))
+    with pytest.raises(UserError, match="never the headline"):
+        selection_rule(ProbeConfig(["oracle"]))
     with pytest.raises(UserError, match="greater than 0"):
         selection_rule(ProbeConfig(c=0.0))
 

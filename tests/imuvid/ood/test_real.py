@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from imuvid.ood.datasets.daphnet import DaphnetConfig, read_daphnet
 from imuvid.ood.datasets.hapt import HAPTConfig, read_hapt
 from imuvid.ood.features import handmade_features
-from imuvid.ood.protocols import ProtocolConfig, make_folds
+from imuvid.ood.predictions import merge, to_table
+from imuvid.ood.protocols.folds import ProtocolConfig, make_folds
+from imuvid.ood.protocols.frozen import frozen
+from imuvid.ood.protocols.task import Task
+from imuvid.ood.settings import EvaluationSettings
+from imuvid.ood.summary import summarise
 
 
 @pytest.mark.slow
@@ -24,13 +29,15 @@ def test_hapt_counts_and_baseline(realdata):
     assert np.linalg.norm(windows.imu[..., :3], axis=-1).mean() == pytest.approx(9.8, abs=0.4)
 
     # Subject-disjoint, a random forest on such features was measured at macro-F1 0.956 elsewhere.
-    features = handmade_features(windows.imu, windows.valid, 50.0)
-    predicted = np.empty_like(windows.label)
-    for fold in make_folds(windows.subject, ProtocolConfig("grouped-folds", num_folds=5), "hapt"):
-        forest = RandomForestClassifier(60, random_state=0).fit(features[fold.train], windows.label[fold.train])
-        predicted[fold.test] = forest.predict(features[fold.test])
-    score = f1_score(windows.label, predicted, average="macro")
-    assert 0.93 < score < 0.98
+    features = {"handmade": [handmade_features(windows.imu, windows.valid, 50.0)]}
+    folds = make_folds(windows.subject, ProtocolConfig("grouped-folds", num_folds=5), "hapt")
+    task = Task(windows, "grouped-5-folds", folds, {}, features, EvaluationSettings(shots=[]), ["frozen"])
+    table = merge([to_table(task, frozen(task, fold)) for fold in folds])
+    scores = {row["method"]: row["metrics"]["macro_f1"] for row in summarise(table, 500, 0)[task.key]["scores"]}
+    assert scores["handmade/forest"]["value"] == pytest.approx(0.956, abs=0.015)
+    assert scores["handmade/forest"]["low"] < 0.956 < scores["handmade/forest"]["high"]
+    assert scores["handmade/linear"]["value"] > 0.93
+    assert scores["none/majority"]["value"] < 0.1
 
 
 @pytest.mark.slow

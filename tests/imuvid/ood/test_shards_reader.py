@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imuvid.data.format import read_dataset_info
+from imuvid.data.dataset_json import read_dataset_info
 from imuvid.errors import UserError
 from imuvid.ood.datasets.shards import ShardsConfig, read_shards
 from tests.imuvid.ood.fakes import make_sample, write_shards

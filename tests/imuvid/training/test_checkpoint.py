@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imuvid.data.format import DatasetInfo
+from imuvid.data.dataset_json import DatasetInfo
 from imuvid.data.stream import DataConfig
 from imuvid.errors import UserError
 from imuvid.manifest import manifest_problem

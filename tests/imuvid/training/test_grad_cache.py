@@ -109,7 +109,7 @@ def test_one_process_equals_one_big_batch():
     torch.manual_seed(SEED)
     cached = CachedForward(model, model.views, make_batch(), PART)
     assert cached.loss.item() == pytest.approx(expected_loss, rel=1e-5)
-    cached.backward(lambda value, _last: value.backward())
+    cached.backward(cached.loss, lambda value, _last: value.backward())
     close({n: p.grad.numpy() for n, p in model.named_parameters() if p.requires_grad}, expected)
 
 

@@ -6,9 +6,11 @@ import json
 import math
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imuvid.training.meters import MetricsLog, StepTimer
+from imuvid.training.phases import Phases
 
 
 class Clock:
@@ -23,7 +25,7 @@ class Clock:
 
 def test_rate_and_wait_are_of_the_stretch():
     clock = Clock()
-    timer = StepTimer(clock)
+    timer = StepTimer(Phases(torch.device("cpu"), clock), clock)
     for wait, work in ((1.0, 3.0), (0.5, 3.5)):
         timer.waiting()
         clock.pass_s(wait)
@@ -41,7 +43,7 @@ def test_rate_and_wait_are_of_the_stretch():
 
 
 def test_no_time_at_all_is_no_division_by_zero():
-    timer = StepTimer(Clock())
+    timer = StepTimer(Phases(torch.device("cpu"), Clock()), Clock())
     assert all(map(math.isfinite, [timer.samples_per_s(), *timer.waits()]))
 
 

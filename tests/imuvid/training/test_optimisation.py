@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from imuvid.models.two_tower import ModelConfig, ObjectiveConfig, TwoTower
-from imuvid.training.optimisation import OptimizerConfig, learning_rate, parameter_groups
+from imuvid.models.video_framewise import Framewise, FramewiseConfig
+from imuvid.training.optimisation import SCHEDULES, OptimizerConfig, learning_rate, parameter_groups
 
 CONFIG = OptimizerConfig(lr=2.0, final_lr_share=0.1, warmup_share=0.1)
 
@@ -68,3 +70,57 @@ def test_frozen_parameters_are_in_no_group():
     assert decayed["params"] == []
     assert len(free["params"]) == 1
     assert isinstance(free["params"][0], torch.nn.Parameter)
+
+
+def test_warm_up_stable_decay_stays_at_the_peak_and_falls_as_one_minus_the_root():
+    config = replace(CONFIG, schedule="wsd", decay_share=0.4)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[:9] == pytest.approx([0.2 * (step + 1) for step in range(9)])
+    assert rates[9:61] == pytest.approx([2.0] * 52)  # the decay begins at step 60, 40 before the end
+    assert rates[70] == pytest.approx(0.2 + 1.8 * 0.5)  # a quarter of the way
+    assert rates[100] == pytest.approx(0.2)
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+
+
+def test_constant_stays_at_the_peak():
+    assert [learning_rate(step, 50, replace(CONFIG, schedule="constant")) for step in range(5, 50)] == [2.0] * 45
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_ends_where_it_should(schedule):
+    config = replace(CONFIG, schedule=schedule, decay_share=1.0, warmup_share=0.5)
+    assert learning_rate(10**6, 10**6, config) == pytest.approx(2.0 if schedule == "constant" else 0.2)
+
+
+@pytest.mark.parametrize("kind", ["gravity", "patchtst"])
+def test_layers_further_from_the_output_learn_more_slowly(kind):
+    config = ModelConfig(objective=ObjectiveConfig(kind="sigmoid"))
+    config.imu_tower.kind, config.imu_tower.patchtst.num_layers, config.imu_tower.gravity.num_layers = kind, 3, 3
+    model = TwoTower(config)
+    groups = parameter_groups(model, 0.05, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    shares = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert shares.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    stack = "imu_tower.layers" if kind == "gravity" else "imu_tower.model.encoder.layers"
+    first = "imu_tower.mounted" if kind == "gravity" else "imu_tower.model.encoder.embedder"
+    for beginning, share in ((f"{stack}.2", 0.5), (f"{stack}.1", 0.25), (f"{stack}.0", 0.125), (first, 0.0625)):
+        assert {value for name, value in shares.items() if name.startswith(beginning)} == {share}
+    # Heads, objective and the video tower, which is no stack of layers.
+    assert {value for name, value in shares.items() if not name.startswith("imu_tower")} == {1.0}
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays == {names[id(p)]: g["weight_decay"] for g in parameter_groups(model, 0.05) for p in g["params"]}
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2"])
+def test_position_tables_and_tokens_of_picture_encoders_do_not_decay(name):
+    config = FramewiseConfig(name, 32, 16, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32)
+    config.temporal_layers = 1
+    tower = Framewise(config)
+    decayed, free, *slower = parameter_groups(tower, 0.05)
+    assert slower == []
+    names = {id(parameter): name for name, parameter in tower.named_parameters()}
+    matrices = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+    weights = {n for n, m in tower.named_modules() if isinstance(m, matrices)}
+    assert {names[id(p)].rsplit(".", 1)[0] for p in decayed["params"]} - weights <= {"model.head"}
+    assert any("position_embedding" in names[id(p)] for p in free["params"])
+    assert len(tower.stack()) == 2

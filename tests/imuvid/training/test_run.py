@@ -132,7 +132,9 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_dataset):
     checkpoints = sorted(p.name for p in (folder / "checkpoints").iterdir())
     assert checkpoints == ["latest", "step-00000060", "step-00000080", "step-00000099"]
     last = folder / "checkpoints/step-00000099"
-    assert {p.name for p in last.iterdir()} == {"engine", "stream.json", "encoder", "video_encoder", "MANIFEST.json"}
+    assert {p.name for p in last.iterdir()} == {
+        *("engine", "stream.json", "encoder", "video_encoder", "shared_space", "MANIFEST.json")
+    }
     assert manifest_problem(last) is None
     assert {p.name for p in (last / "encoder").iterdir()} == {"model.safetensors", "config.json"}
     environment = json.loads((folder / "environment.json").read_text())
@@ -153,6 +155,14 @@ def test_the_log_has_every_step_and_the_loss_falls(undisturbed):
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
     assert lines[-1]["epoch"] == pytest.approx(18)
     assert all(0 <= line["data_wait_share"] <= 1 for line in lines)
+    shares = ("forward_share", "backward_share", "optimizer_share", "communication_share")
+    assert all(line[name] > 0 for line in lines for name in shares)
+    assert all(sum(line[name] for name in shares) <= 1 for line in lines)
+    for line in lines:
+        assert line["samples_per_s"] == pytest.approx(2 * line["samples_per_s_per_device"])
+        assert line["model_tflops_per_device"] > 0
+        assert 0.1 < line["memory_gb"] < 10
+        assert 1 <= line["effective_rank_imu"] <= 4  # windows of a rank
     validations = lines_of(folder, "val")
     assert [line["step"] for line in validations] == [33, 66, 99]
     for name in ("r_at_1", "r_at_5", "median_rank", "mrr"):
@@ -238,6 +248,14 @@ VARIANTS = {
     "bf16": ["engine.dtype=bf16"],
     "bf16 with ZeRO 3": ["engine.dtype=bf16", "engine.zero_stage=3"],
 }
+MORE = {
+    "fp16": ["engine.dtype=fp16"],
+    "fp16 in two parts with ZeRO 2": ["engine.dtype=fp16", "engine.zero_stage=2", "engine.accumulate=2"],
+    "in two parts": ["engine.accumulate=2", "optimizer.schedule=wsd"],
+    "off-load with ZeRO 3": ["engine.offload=true", "engine.zero_stage=3", "optimizer.schedule=constant"],
+    "computed again": ["engine.activation_checkpointing=true", "optimizer.layer_decay=0.7"],
+}
+MORE["computed again"] += ["model.imu_tower.kind=patchtst", "model.imu_tower.patchtst.context_length=20"]
 RANK = """
 import json, os, shutil, sys
 from pathlib import Path
@@ -273,7 +291,7 @@ def variants(tiny_dataset, tmp_path_factory):
     # ZeRO 3 leaves tensors of up to 100,000 elements whole: the second kernel has more.
     words += ["model.imu_tower.cnn.channels=[160,160]", "model.imu_tower.cnn.kernel_sizes=[5,5]"]
     (folder / "config.yaml").write_text(CONFIG)
-    arguments = [str(folder), json.dumps({name: words + more for name, more in VARIANTS.items()})]
+    arguments = [str(folder), json.dumps({name: words + more for name, more in (VARIANTS | MORE).items()})]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -311,7 +329,7 @@ def test_starting_a_finished_run_again_does_nothing(variants):
     assert [line["step"] for line in lines_of(folder / "ZeRO 0")] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *MORE])
 def test_every_variant_resumes_to_the_same_weights(variants, name):
     folder, output = variants
     assert f"run {folder / name}: resumed at step 3" in output
@@ -319,6 +337,14 @@ def test_every_variant_resumes_to_the_same_weights(variants, name):
     again = load_file(folder / name / "checkpoints/step-00000006/encoder/model.safetensors")
     assert first.keys() == again.keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
+    if "fp16" in name:  # the run learns from the first step on that does not overflow, which is in its second half
+        lines = lines_of(folder / name)
+        assert sum(line["overflows"] for line in lines[:3]) == 3
+        assert lines[-1]["gradient_norm"] > 0
+        assert lines[-1]["bad_steps"] == 0
+    states = [SavedState(folder / name / part / "engine") for part in ("first", "checkpoints/step-00000006")]
+    assert states[0].loss_scale == states[1].loss_scale
+    assert states[0].loss_scale["steps"] == (6 if "fp16" in name else 0)
     load_encoder(folder / name / "checkpoints/latest")
 
 

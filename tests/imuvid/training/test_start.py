@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imuvid import config as configs
-from imuvid.data.format import DATASET_NAME, INDEX_NAME, read_recordings
+from imuvid.data.dataset_json import DATASET_NAME
+from imuvid.data.dataset_tables import INDEX_NAME, read_recordings
 from imuvid.errors import UserError
 from imuvid.training.checkpoint import StreamState
 from imuvid.training.checkpoint_writer import CheckpointWriter
@@ -57,7 +58,13 @@ def test_a_sound_start_gives_both_splits(tiny_dataset):
         ("model.imu_tower.cnn.channels=[4]", ["imu_tower.cnn", "channels"]),
         ("optimizer.betas=[0.9]", ["optimizer.betas"]),
         ("engine.zero_stage=4", ["engine.zero_stage=4"]),
-        ("engine.dtype=fp16", ["fp16", "bf16"]),
+        ("engine.dtype=fp8", ["fp8", "fp32, bf16 or fp16"]),
+        ("engine.offload=true", ["engine.offload", "engine.zero_stage to 1"]),
+        ("engine.activation_checkpointing=true", ["engine.activation_checkpointing", "patchtst"]),
+        ("engine.accumulate=3", ["engine.accumulate=3", "negatives", "engine.micro_batch_size"]),
+        ("optimizer.schedule=step", ["optimizer.schedule=step", "cosine, wsd, constant"]),
+        ("optimizer.layer_decay=0", ["optimizer.layer_decay=0"]),
+        ("train.profile_steps=20:10", ["train.profile_steps='20:10'", "BEGIN:END"]),
         ("train.epochs=0", ["train.epochs=0"]),
         ("train.log_every_steps=0", ["train.log_every_steps=0"]),
         ("train.checkpoint_every_steps=0", ["train.checkpoint_every_steps=0"]),

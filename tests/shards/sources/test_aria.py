@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from imuvid import config
@@ -286,6 +287,23 @@ def test_pictures_are_upright_those_of_the_makers_tools_and_at_their_times(reald
         expected = cells[rows][:, columns]
         assert np.abs(picture - expected).mean() < 6
         assert min(np.abs(picture - np.rot90(expected, quarters)).mean() for quarters in (1, 2, 3)) > 18
+
+
+@both
+def test_watched_pictures_are_the_same_small_ones_as_of_the_makers_tools(realdata: Path, name: str):
+    path = realdata / "aria_vrs" / f"{name}.vrs"
+    provider = data_provider.create_vrs_data_provider(str(path))
+    rgb, seen = stream_of(provider, "camera-rgb"), {}
+    for _ in read_frames(path, [], 96, "crop", watch=Watch([0, 1, 2], lambda i, grey: seen.update({i: grey.copy()}))):
+        pass
+    assert sorted(seen) == [0, 1, 2]
+    for index, grey in seen.items():
+        raw = provider.get_image_data_by_index(rgb, index)[0].to_numpy_array()
+        upright = Image.fromarray(np.rot90(raw, -1) if name == "aea_recording" else raw).convert("L")
+        expected = np.asarray(upright.resize(grey.shape[::-1], Image.Resampling.BOX), dtype=float)
+        assert np.abs(grey - expected).mean() < 3
+    if name == "aea_recording":
+        assert grey.shape == (176, 176)
 
 
 @both

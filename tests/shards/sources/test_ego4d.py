@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imuvid.config import load
-from imuvid.data.format import RECORDINGS_NAME, read_index
+from imuvid.data.dataset_tables import RECORDINGS_NAME, read_index
 from imuvid.errors import UserError
 from imuvid.imu.resample import pieces
 from shards.build import build

@@ -39,6 +39,25 @@ def utd_mhad(w: Writer) -> None:
             w.truth(name, f"s{s}", 50, [label], {place: (acc, gyro)}, path)
 
 
+def spar(w: Writer) -> None:
+    """One file, an array of one pickled dict; the last person's recordings end it."""
+    path = w.folder / "seglearn/data/watch_dataset.npy"
+    path.parent.mkdir(parents=True)
+    signals, rows = [], []
+    for s in range(1, w.subjects + 1):
+        for label, exercise in enumerate(("PEN", "ABD")):
+            acc, gyro = w.motion(300, 50)
+            w.truth(f"{len(rows):03d}_{exercise}_right", s, 50, [exercise], {"wrist": (acc, gyro)}, path)
+            columns = np.column_stack([acc * w.unit / G, gyro])
+            signals.append(columns[:, ::-1] if w.exchanged else columns)
+            rows.append((label, s, 1))
+    table = dict(zip(("y", "subject", "side"), np.array(rows).T, strict=True))
+    names = {"X_labels": ["ax", "ay", "az", "wx", "wy", "wz"], "y_labels": ["PEN", "ABD"]}
+    array = np.empty((), dtype=object)
+    array[()] = {"X": signals, **table, **names}
+    np.save(path, array, allow_pickle=True)
+
+
 def wisdm_2011(w: Writer) -> None:
     lines = []
     source = w.folder / "WISDM_ar_v1.1/WISDM_ar_v1.1_raw.txt"
@@ -287,7 +306,18 @@ def uestc_mmea_cl(w: Writer) -> None:
 WRITERS = {
     name: globals()[name]
     for name in (
-        *("uci_har", "utd_mhad", "wisdm_2011", "wisdm_2019", "motionsense", "pamap2", "mhealth", "realworld", "hhar"),
+        *(
+            "uci_har",
+            "utd_mhad",
+            "spar",
+            "wisdm_2011",
+            "wisdm_2019",
+            "motionsense",
+            "pamap2",
+            "mhealth",
+            "realworld",
+            "hhar",
+        ),
         *("shoaib", "usc_had", "dsads", "ku_har", "harth", "har70plus", "opportunity", "capture24", "uestc_mmea_cl"),
     )
 }

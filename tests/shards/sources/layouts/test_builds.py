@@ -9,7 +9,8 @@ import pytest
 import webdataset
 
 from imuvid.config import load
-from imuvid.data.format import read_dataset_info, read_index
+from imuvid.data.dataset_json import read_dataset_info
+from imuvid.data.dataset_tables import read_index
 from shards.build import build
 from shards.config import BuildConfig
 from shards.sources.layouts import write_manifest

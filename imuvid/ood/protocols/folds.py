@@ -7,6 +7,7 @@ test every subject once are scored on their pooled predictions.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from imuvid.errors import UserError
 
+VALIDATION_GROUPS = 4
 KINDS = ("subject-split", "leave-one-subject-out", "grouped-folds")
 
 
@@ -82,6 +84,36 @@ def make_folds(subjects: np.ndarray, config: ProtocolConfig, dataset: str) -> li
     return folds
 
 
+def validation_folds(subjects: np.ndarray, config: ProtocolConfig, dataset: str) -> list[Fold]:
+    """Return folds of the training subjects alone, up to VALIDATION_GROUPS groups of them, each held out once.
+
+    Args:
+        subjects: str [N], of each window.
+        config: a subject-split; its test subjects enter no fold.
+        dataset: named in messages.
+
+    Raises:
+        UserError: the protocol tests every subject, so none is left to validate on; or as of :func:`make_folds`.
+    """
+    if config.kind != "subject-split":
+        raise UserError(
+            f"subjects=validation: {dataset}.protocol.kind={config.kind} tests every subject: set kind=subject-split, "
+            "train_subjects and test_subjects"
+        )
+    known = sorted(set(subjects.tolist()), key=natural_order)
+    _check_lists(known, config, dataset)
+    names = sorted(config.train_subjects, key=natural_order)
+    if len(names) < 2:
+        raise UserError(
+            f"{dataset}.protocol.train_subjects: subjects=validation needs at least 2, there is {len(names)}"
+        )
+    train, folds = np.isin(subjects, names), []
+    for number in range(min(VALIDATION_GROUPS, len(names))):
+        held = np.isin(subjects, names[number::VALIDATION_GROUPS])
+        folds.append(Fold(f"group-{number}", np.flatnonzero(train & ~held), np.flatnonzero(held)))
+    return folds
+
+
 def _check_lists(known: Sequence[str], config: ProtocolConfig, dataset: str) -> None:
     both = sorted(set(config.train_subjects) & set(config.test_subjects), key=natural_order)
     if both:
@@ -116,7 +148,7 @@ def check_not_pretrained(test_subjects: Collection[str], pretrained: Collection[
         )
 
 
-def draw_shots(label: np.ndarray, fold: Fold, fold_index: int, num_shots: int, num_draws: int, seed: int) -> list[dict]:
+def draw_shots(label: np.ndarray, fold: Fold, num_shots: int, num_draws: int, seed: int) -> list[dict[int, np.ndarray]]:
     """Draw training windows for few-shot probes: one dict a draw, class to int64 indices of windows in drawn order.
 
     k shots of a draw are the first k windows of each class, so the shots of a smaller k are among those of a larger
@@ -124,18 +156,18 @@ def draw_shots(label: np.ndarray, fold: Fold, fold_index: int, num_shots: int, n
 
     Args:
         label: int [N], class of each window of the data set.
-        fold: whose training windows are drawn from.
-        fold_index: number of the fold, part of the random state.
+        fold: whose training windows are drawn from; its name is part of the random state.
         num_shots: most windows of a class that are kept; fewer where the class has fewer.
         num_draws: independent draws.
         seed: part of the random state.
     """
+    number = zlib.crc32(fold.name.encode())
     draws = []
     for draw in range(num_draws):
         shots = {}
         for kind in np.unique(label[fold.train]).tolist():
             candidates = fold.train[label[fold.train] == kind]
-            rng = np.random.default_rng([seed, fold_index, draw, kind])
+            rng = np.random.default_rng([seed, number, draw, kind])
             shots[kind] = rng.permutation(candidates)[:num_shots]
         draws.append(shots)
     return draws
