@@ -9,16 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from imuvid.errors import UserError
 from launcher.datasets_cli import datasets_app
+from launcher.evaluate_cli import evaluate
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
+from launcher.sweep_cli import sweep_command
+
+if TYPE_CHECKING:
+    from imuvid.training.config import PretrainConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +35,10 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
+app.command()(evaluate)
+app.command("sweep")(sweep_command)
 
+log = logging.getLogger("launcher.cli")  # also where this file is the program
 LOCAL_START = "IMUVID_LOCAL_START"
 """Variable by which the ranks that ``--nproc`` started know it."""
 
@@ -48,6 +57,9 @@ def pretrain(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes to start on this machine; not under srun or torchrun.")
     ] = None,
+    srun: Annotated[
+        bool, typer.Option("--srun", help="In a Slurm job: start its tasks, and requeue it when they are cut short.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Pretrain by contrast of IMU and video; goes on where a run of the same name was stopped.
@@ -64,8 +76,11 @@ def pretrain(
         from imuvid.training import preemption
 
         preemption.install()
-        if nproc is not None and LOCAL_START not in os.environ:
-            raise UserError("--nproc starts processes by itself: leave it out under srun and torchrun")
+        if srun or (nproc is not None and LOCAL_START not in os.environ):
+            raise UserError("--nproc and --srun start processes by themselves: leave them out under srun and torchrun")
+    if srun and nproc is not None:
+        raise UserError("--nproc and --srun exclude each other: --srun starts the tasks of the Slurm job")
+    heard = _listen() if srun else []
     from imuvid import config as configs
     from imuvid.training.config import PretrainConfig
     from imuvid.training.loop import pretrain as run
@@ -73,10 +88,16 @@ def pretrain(
 
     settings = configs.load(PretrainConfig, config, words or [])
     if not is_rank:
-        # Here a mistake is one line; from the ranks it would be one each.
-        train, _ = check_start(settings, nproc or 1)
-        check_run_folder(settings, train.fingerprint)
-        raise typer.Exit(_start_ranks(nproc or 1))
+        world = _num_tasks() if srun else nproc or 1
+
+        def check() -> None:
+            # Here a mistake is one line; from the ranks it would be one each.
+            train, _ = check_start(settings, world)
+            check_run_folder(settings, train.fingerprint)
+            if settings.evaluate.every and not srun:
+                log.info("evaluate.every is for Slurm jobs, with --srun: nothing is evaluated here")
+
+        raise typer.Exit(_start_job(settings, heard, check) if srun else _start_ranks(world, check))
     if os.environ["RANK"] == "0":
         print(configs.to_yaml(settings), end="", flush=True)
     result = run(settings)
@@ -87,22 +108,58 @@ def pretrain(
 
 
 @app.command()
-def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: JsonFile = None) -> None:
-    """Judge a checkpoint's encoder on out-of-distribution data sets; writes a report.
+def plan(config: Path, words: Words = None, json_file: JsonFile = None) -> None:
+    """Say what a pretraining will take: memory, time, GPU-hours, storage, loader cores, for 1 to 1,024 GPUs.
 
-    CHECKPOINT is a checkpoint folder, its encoder/ folder, or RUN/checkpoints/latest.
+    Words that begin with plan. are figures: plan.samples_per_s of one GPU, or plan.run=RUN to take them from a run;
+    plan.hours of data where there is no dataset yet; plan.doctor=FILE with what `imuvid doctor --json` measured.
 
-    Example: imuvid evaluate runs/first/checkpoints/latest configs/ood/hapt.yaml hapt.root=/data/hapt
+    Example: imuvid plan configs/pretrain/default.yaml plan.hours=3000 plan.samples_per_s=200 plan.network_gb_s=25
     """
-    from imuvid import config as configs
-    from imuvid.ood.config import OODConfig
-    from imuvid.ood.job import evaluate as run
+    from launcher.plan import lines
+    from launcher.plan_model import plan_pretraining
 
-    settings = configs.load(OODConfig, config, words or [])
-    result = run(checkpoint, settings)
-    for line in result.lines():
-        print(line)
-    write_json(json_file, result.report)
+    result = plan_pretraining(config, words or [])
+    print("\n".join(lines(result)))
+    write_json(json_file, result)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="Of the pretraining that is meant.")] = None,
+    words: Words = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes to start on this machine; not under srun or torchrun.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Longest wait for the other ranks, seconds.")] = 60.0,
+    json_file: JsonFile = None,
+) -> None:
+    """Examine machines, network, storage and decoding, and say what would hold up a training; exits 1 if one is broken.
+
+    Under srun or torchrun it measures between the ranks that it is started on, as:  srun -N 4 imuvid doctor CONFIG
+
+    Example: imuvid doctor configs/pretrain/default.yaml --nproc 8 data.path=data/mine --json doctor.json
+    """
+    os.environ.update(slurm_environment(dict(os.environ)) or {})
+    if "RANK" not in os.environ:
+        raise typer.Exit(_start_ranks(nproc or 1, lambda: None))
+    from imuvid import config as configs
+    from imuvid.training.config import PretrainConfig
+    from launcher.doctor_measure import examine, judge
+
+    settings = configs.load(PretrainConfig, config, ["name=doctor", *(words or [])]) if config else None
+    report = examine(settings, timeout_s)
+    if settings is not None:
+        judge(report, settings)
+    # Where the ranks could not meet, each machine speaks for itself. A rank that says nothing does not fail: that would
+    # end the one that speaks.
+    if os.environ["RANK"] != "0" and (report.backend or os.environ["LOCAL_RANK"] != "0"):
+        return
+    print("\n".join(report.lines()), flush=True)
+    if os.environ["RANK"] == "0":
+        write_json(json_file, report.as_json())
+    if report.broken:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -152,9 +209,35 @@ def demo(
     write_json(json_file, run_demo(out, nproc))
 
 
-def _start_ranks(nproc: int) -> int:
+def _num_tasks() -> int:
+    from launcher.slurm_job import num_tasks
+
+    return num_tasks(os.environ)
+
+
+def _listen() -> list[int]:
+    from launcher.slurm_job import listen
+
+    return listen()
+
+
+def _start_job(settings: PretrainConfig, heard: list[int], check: Callable[[], None]) -> int:
+    from launcher.evaluations import Evaluations, check_evaluations
+    from launcher.slurm_job import run_in_job
+
+    check_evaluations(settings)
+    evaluations = Evaluations(settings)
+    command = [sys.executable, "-m", "launcher.cli", *(word for word in sys.argv[1:] if word != "--srun")]
+    folder = Path(settings.runs_dir) / settings.name
+    code = run_in_job(command, folder, heard, check, evaluations.submit_new)
+    evaluations.submit_new(finished=code == 0)
+    return code
+
+
+def _start_ranks(nproc: int, check: Callable[[], None]) -> int:
     from launcher.local import run_local
 
+    check()
     os.environ[LOCAL_START] = "1"
     return run_local(sys.argv[1:], nproc)
 

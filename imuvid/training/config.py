@@ -45,6 +45,20 @@ class ScheduleConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Evaluation jobs of a run that is started by ``imuvid pretrain --srun`` in a Slurm job."""
+
+    every: int = 0
+    """Steps: checkpoints of a multiple of it, and the last one, are evaluated by a job each; 0 for none."""
+    config: str | None = None
+    """Of the evaluation: a YAML of configs/ood."""
+    words: list[str] = field(default_factory=list)
+    """Overrides of that config, as hapt.root=/data/hapt."""
+    sbatch: list[str] = field(default_factory=list)
+    """Options of sbatch, as --gpus=1 and --partition=short."""
+
+
+@dataclass
 class PretrainConfig:
     """Everything that decides a pretraining."""
 
@@ -58,3 +72,4 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     train: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -205,7 +205,7 @@ class Engine:
             "gradient_clipping": optimizer.grad_clip if config.zero_stage else 0.0,
             "zero_optimization": sharding,
             "zero_allow_untested_optimizer": True,
-            # Its own has to be compiled, by an extension that a killed start may leave locked; torch's fused one has not.
+            # Its own has to be compiled, by an extension that a killed start may leave locked; torch's has not.
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
             "wall_clock_breakdown": False,

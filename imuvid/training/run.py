@@ -28,7 +28,7 @@ from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.training import preemption
 from imuvid.training.agreement import Agreed, agree
-from imuvid.training.checkpoint import StreamState, read_stream_state
+from imuvid.training.checkpoint import StreamState, read_stream_state, write_finished
 from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_staging
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import Engine, rank_store, resolve_device, resolve_dtype, start_process_group
@@ -311,6 +311,7 @@ class Run:
             (self.folder / STOP_NAME).unlink(missing_ok=True)  # heard: the next start shall go on
         else:
             done = self.step - started_at
+            write_finished(self.folder, self.step)
             self.journal.say(f"finished: {done} steps in {took:.0f} s; checkpoint {self.checkpoint}")
         self.forget_starts()
 

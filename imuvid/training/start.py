@@ -38,7 +38,7 @@ FREE_TO_CHANGE |= {
     "data.cache_gb",
     "data.max_corrupt",
 }
-FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_", "train.profile_")
+FREE_SECTIONS = ("train.log_", "train.validate_", "train.checkpoint_", "train.keep_", "train.profile_", "evaluate.")
 
 
 def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyDataset]:

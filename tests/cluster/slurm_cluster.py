@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,7 @@ PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 KillWait=5
+SlurmdTimeout=10
 MinJobAge=86400
 ReturnToService=2
 NodeName=n[1-{nodes}] NodeAddr={net}.[11-{last}] CPUs=2 RealMemory=1000 State=UNKNOWN
@@ -114,7 +116,8 @@ class SlurmCluster:
         self.root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: socket paths end at 108 bytes
         self.root.chmod(0o755)  # or munge refuses to put its socket there
         self._hosts: dict[str, int] = {}  # process 1 of each host, as numbered outside
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._starters: dict[str, subprocess.Popen[bytes]] = {}  # of the hosts
+        self._daemons: dict[tuple[str, str], subprocess.Popen[bytes]] = {}  # by host and program
 
     def __enter__(self) -> SlurmCluster:
         try:
@@ -126,9 +129,9 @@ class SlurmCluster:
 
     def __exit__(self, *_: object) -> None:
         # The hosts first: their end is that of all that runs in them, and each daemon's starter reaps it and leaves.
-        for process in self._processes[: self.num_nodes + 1]:
+        for process in self._starters.values():
             process.kill()
-        for process in self._processes:
+        for process in [*self._starters.values(), *self._daemons.values()]:
             process.wait()
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -214,13 +217,62 @@ class SlurmCluster:
         self.run("scancel", "--quiet", "--user=root")
         self._wait_for_idle_nodes(timeout_s=30)
 
+    @property
+    def hosts(self) -> list[str]:
+        """Names of the hosts that are up."""
+        return list(self._starters)
+
+    def processes(self, host: str) -> dict[int, dict[str, str]]:
+        """Return the environment that each process of a host was started with, by its number on this machine."""
+        namespace = os.readlink(f"/proc/{self._hosts[host]}/ns/pid")
+        found = {}
+        for number in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            try:
+                if os.readlink(f"/proc/{number}/ns/pid") != namespace:
+                    continue
+                words = Path(f"/proc/{number}/environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            found[number] = dict(word.split("=", 1) for word in words if "=" in word)
+        return found
+
+    def kill_host(self, host: str) -> None:
+        """End a host with all that runs on it, as a power cut would."""
+        self._starters[host].kill()
+        for process in [self._starters.pop(host), *(self._daemons.pop((host, n)) for n in ("munged", "slurmd"))]:
+            process.wait()
+
+    def start_host(self, host: str) -> None:
+        """Start a host that was killed, and bring it into the cluster."""
+        self._start_host(host)
+        self._connect([host])
+        self._start_munge(host)
+        self._daemon(host, "slurmd", "-D")
+
+    def kill_slurmd(self, host: str) -> None:
+        """End a host's slurmd; the tasks that it has started go on."""
+        pid = self._slurmd(host)
+        os.kill(pid, signal.SIGKILL)
+        self._daemons.pop((host, "slurmd")).wait()
+
+    def start_slurmd(self, host: str) -> None:
+        """Start a host's slurmd again."""
+        self._daemon(host, "slurmd", "-D")
+
+    def _slurmd(self, host: str) -> int:
+        # Not that of nsenter, which waits for it.
+        for number in self.processes(host):
+            if Path(f"/proc/{number}/comm").read_text().strip() == "slurmd":
+                return number
+        raise RuntimeError(f"no slurmd on {host}")
+
     def _start(self) -> None:
         net = "10.66.0"
         for folder in ("host", "log", "state"):
             (self.root / folder).mkdir()
         nodes = [f"n{i}" for i in range(1, self.num_nodes + 1)]
-        addresses = {"ctl": f"{net}.1", **{node: f"{net}.{10 + i}" for i, node in enumerate(nodes, 1)}}
-        hosts = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
+        self._addresses = {"ctl": f"{net}.1", **{node: f"{net}.{10 + i}" for i, node in enumerate(nodes, 1)}}
+        hosts = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self._addresses.items())]
         (self.root / "hosts").write_text("\n".join(hosts) + "\n")
         files = ("passwd", "group", "shadow", "hosts", "services", "protocols")
         (self.root / "nsswitch.conf").write_text("".join(f"{name}: files\n" for name in files))
@@ -232,16 +284,14 @@ class SlurmCluster:
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
 
-        for name in addresses:
+        for name in self._addresses:
             self._start_host(name)
-        self._connect(nodes, addresses)
-        socket = self.root / "host" / "munge.sock"
-        for name in addresses:
-            munge = ["munged", "--foreground", f"--key-file={key}", f"--socket={socket}"]
-            munge += [f"--{kind}-file={self.root}/host/munged.{kind}" for kind in ("pid", "log", "seed")]
-            self._daemon(name, *munge)
-        for name in addresses:
-            self._wait_until(lambda name=name: self._test(name, "-S", socket), f"munged on {name}")  # type: ignore[misc]
+        bridge = ["link add br0 type bridge", f"addr add {self._addresses['ctl']}/24 dev br0", "link set br0 up"]
+        for command in bridge:
+            self._ip("ctl", command)
+        self._connect(nodes)
+        for name in self._addresses:
+            self._start_munge(name)
         self._daemon("ctl", "slurmctld", "-D", "-i")
         for node in nodes:
             self._daemon(node, "slurmd", "-D")
@@ -259,38 +309,42 @@ class SlurmCluster:
                 env={"PATH": _SYSTEM_PATH},
                 start_new_session=True,
             )
-        self._processes.append(process)
-        self._wait_until((self.root / "log" / f"{name}.ready").exists, f"host {name}")
+        self._starters[name] = process
+        ready = self.root / "log" / f"{name}.ready"
+        self._wait_until(ready.exists, f"host {name}")
+        ready.unlink()
         self._hosts[name] = _child_of(process.pid)
 
-    def _connect(self, nodes: Sequence[str], addresses: Mapping[str, str]) -> None:
-        commands = ["link add br0 type bridge", f"addr add {addresses['ctl']}/24 dev br0", "link set br0 up"]
+    def _connect(self, nodes: Sequence[str]) -> None:
         for node in nodes:
             # Here, in the machine's own process namespace, so that the number is the node's.
-            commands.append(f"link add v-{node} type veth peer name eth0 netns {self._hosts[node]}")
-            commands.append(f"link set v-{node} master br0 up")
-        for command in commands:
-            subprocess.run(["nsenter", f"--net=/proc/{self._hosts['ctl']}/ns/net", "ip", *command.split()], check=True)
-        for node in nodes:
-            for command in (f"addr add {addresses[node]}/24 dev eth0", "link set eth0 up"):
-                subprocess.run(
-                    ["nsenter", f"--net=/proc/{self._hosts[node]}/ns/net", "ip", *command.split()], check=True
-                )
+            self._ip("ctl", f"link add v-{node} type veth peer name eth0 netns {self._hosts[node]}")
+            self._ip("ctl", f"link set v-{node} master br0 up")
+            self._ip(node, f"addr add {self._addresses[node]}/24 dev eth0")
+            self._ip(node, "link set eth0 up")
+
+    def _ip(self, host: str, command: str) -> None:
+        subprocess.run(["nsenter", f"--net=/proc/{self._hosts[host]}/ns/net", "ip", *command.split()], check=True)
+
+    def _start_munge(self, host: str) -> None:
+        socket, key = self.root / "host" / "munge.sock", self.root / "munge.key"
+        munge = ["munged", "--foreground", f"--key-file={key}", f"--socket={socket}"]
+        munge += [f"--{kind}-file={self.root}/host/munged.{kind}" for kind in ("pid", "log", "seed")]
+        self._daemon(host, *munge)
+        self._wait_until(lambda: self._test(host, "-S", socket), f"munged on {host}")
 
     def _inside(self, host: str, *command: str) -> list[str]:
         return ["nsenter", f"--target={self._hosts[host]}", "--net", "--uts", "--mount", "--pid", *command]
 
     def _daemon(self, host: str, *command: str) -> None:
         with (self.root / "log" / f"{command[0]}-{host}.out").open("wb") as output:
-            self._processes.append(
-                subprocess.Popen(
-                    self._inside(host, *command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={"PATH": _SYSTEM_PATH, "HOME": "/root", "LANG": "C.UTF-8", **self._conf_env()},
-                    start_new_session=True,
-                )
+            self._daemons[host, command[0]] = subprocess.Popen(
+                self._inside(host, *command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={"PATH": _SYSTEM_PATH, "HOME": "/root", "LANG": "C.UTF-8", **self._conf_env()},
+                start_new_session=True,
             )
 
     def _test(self, host: str, *words: object) -> bool:

@@ -1,7 +1,8 @@
 """Stands in for ``imuvid`` under Slurm: keeps the contract between a rank and its launcher, and trains nothing.
 
-``stand_in.py pretrain FOLDER steps=N [reduce=1] [crash=STEP]``: counts to N, a step each 0.1 s, and keeps its count
-in FOLDER. On SIGUSR1 it saves and exits 85, on SIGTERM it saves and exits 143; it goes on from what it has saved.
+``stand_in.py pretrain [--srun] FOLDER steps=N [reduce=1] [crash=STEP] [mistake=STEP] [kill=STEP] [upset=1]``: counts
+to N, a step each 0.1 s, and keeps its count in FOLDER. On SIGUSR1 it saves and exits 85, on SIGTERM it saves and exits
+143, or with 1 if upset; it goes on from what it has saved. At the steps given it exits with 1 or 2, or is killed, once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 from launcher.slurm import slurm_environment
+from launcher.slurm_job import listen, run_in_job
 
 asked = 0
 
@@ -36,6 +38,9 @@ def all_reduce() -> int:
 
 
 def main() -> int:
+    if "--srun" in sys.argv:
+        words = [word for word in sys.argv[1:] if word != "--srun"]
+        return run_in_job([sys.executable, __file__, *words], Path(words[1]), listen(), lambda: None, lambda: None)
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, ask)
     environment = slurm_environment(os.environ) or {"RANK": "0", "WORLD_SIZE": "1"}
@@ -52,12 +57,19 @@ def main() -> int:
     if "reduce" in options:
         say(f"sum {all_reduce()} with {environment['WORLD_SIZE']} ranks by {environment['MASTER_ADDR']}")
     while step < int(options["steps"]):
+        if asked and "upset" in options:
+            return 1
         if asked:
             saved.write_text(str(step))
             say(f"saved step {step} on signal {asked}")
             return 85 if asked == signal.SIGUSR1 else 143
         if options.get("crash") == str(step):
             return 1
+        if options.get("mistake") == str(step):
+            return 2
+        if options.get("kill") == str(step) and rank == "1" and not (killed := saved.with_suffix(".killed")).exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         step += 1
         time.sleep(0.1)
         say(f"did step {step}")

@@ -69,7 +69,11 @@ def test_two_hosts_train_as_one_survive_a_warning_and_the_checkpoint_is_evaluate
     slurm_cluster: SlurmCluster, env: Mapping[str, str], dataset: Path, local_run: Path, tmp_path: Path
 ):
     run = tmp_path / "run"
+    patients = write_tiny_dataset(tmp_path / "patients", people="p")
+    ood = [f"shards.root={patients}", "shards.protocol.num_folds=2", "'shots=[1,2]'"]
     words = [f"data.path={dataset}", f"runs_dir={tmp_path}", "name=run", *TINY]
+    words += ["train.checkpoint_every_steps=20", "train.keep_every_steps=20", "evaluate.every=20"]
+    words += [f"evaluate.config={REPOSITORY / 'configs/ood/demo.yaml'}", f"evaluate.words=[{','.join(ood)}]"]
     job = slurm_cluster.submit(REPOSITORY / "slurm/pretrain.sh", str(CONFIG), *words, env=env)
     slurm_cluster.wait_for_log(job, "step 3/", timeout_s=120)
     slurm_cluster.run("scancel", "--signal=USR1", job)
@@ -88,12 +92,12 @@ def test_two_hosts_train_as_one_survive_a_warning_and_the_checkpoint_is_evaluate
         assert line["lr"] == theirs[step]["lr"]
     assert encoder_bytes(run) == encoder_bytes(local_run)
 
-    patients = write_tiny_dataset(tmp_path / "patients", people="p")
-    words = [f"shards.root={patients}", "shards.protocol.num_folds=2", f"out={tmp_path / 'report'}", "shots=[1,2]"]
-    ood = REPOSITORY / "configs/ood/demo.yaml"
-    checkpoint = run / "checkpoints/latest"
-    job = slurm_cluster.submit(REPOSITORY / "slurm/evaluate.sh", str(checkpoint), str(ood), *words, nodes=1, env=env)
-    slurm_cluster.wait_for(job, ["COMPLETED"], timeout_s=120)
-    report = json.loads((tmp_path / "report/report.json").read_text())
-    assert report["encoder"]["provenance"]["step"] == STEPS
-    assert (tmp_path / "report/report.html").stat().st_size > 10_000
+    # A job for each checkpoint that is kept, and no more for the second start; one after another.
+    submitted = json.loads((run / "evaluations.json").read_text())
+    assert sorted(submitted) == ["step-00000020", f"step-{STEPS:08d}"]
+    for name, evaluation in submitted.items():
+        slurm_cluster.wait_for(evaluation, ["COMPLETED"], timeout_s=180)
+        report = json.loads((run / "report" / name / "report.json").read_text())
+        assert f"step-{report['encoder']['provenance']['step']:08d}" == name
+        assert (run / "report" / name / "report.html").stat().st_size > 10_000
+    assert log.count("is evaluated by job") == 2

@@ -81,10 +81,34 @@ def test_a_cancelled_job_saves_and_stays_cancelled(slurm_cluster: SlurmCluster, 
     assert "rank 0 on n1: saved step" in log
 
 
-def test_a_failed_rank_fails_the_job(slurm_cluster: SlurmCluster, env, tmp_path: Path):
+def test_a_lost_rank_requeues_the_job(slurm_cluster: SlurmCluster, env, tmp_path: Path):
+    job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=8", "kill=3", env=env)
+    assert slurm_cluster.wait_for(job, ["COMPLETED"], timeout_s=40, restarts=1)["Restarts"] == "1"
+    assert f"the ranks ended with code 137: job {job} is requeued" in slurm_cluster.log(job)
+
+
+def test_a_job_that_crashes_at_every_start_is_started_three_times(slurm_cluster: SlurmCluster, env, tmp_path: Path):
     job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=600", "crash=3", env=env)
+    shown = slurm_cluster.wait_for(job, ["FAILED"], timeout_s=60)
+    assert (shown["ExitCode"], shown["Restarts"]) == ("1:0", "2")
+    assert "the last 3 starts made no new checkpoint, so the job is not requeued" in slurm_cluster.log(job)
+
+
+def test_a_users_mistake_fails_the_job_at_once(slurm_cluster: SlurmCluster, env, tmp_path: Path):
+    job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=600", "mistake=3", env=env)
     shown = slurm_cluster.wait_for(job, ["FAILED"], timeout_s=30)
-    assert (shown["ExitCode"], shown["Restarts"]) == ("1:0", "0")
+    assert (shown["ExitCode"], shown["Restarts"]) == ("2:0", "0")
+
+
+def test_a_cancelled_job_whose_ranks_crash_over_it_stays_cancelled(slurm_cluster: SlurmCluster, env, tmp_path: Path):
+    job = slurm_cluster.submit(PRETRAIN, str(tmp_path), "steps=600", "upset=1", env=env)
+    slurm_cluster.wait_for_log(job, "rank 1 on n2: did step 3", timeout_s=30)
+    slurm_cluster.run("scancel", job)
+    slurm_cluster.wait_for(job, ["CANCELLED"], timeout_s=30)
+    slurm_cluster.clear()  # until it has left its hosts
+    assert "is CANCELLED: it is not requeued" in slurm_cluster.log(job)
+    shown = slurm_cluster.show(job)
+    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
 
 
 def test_usr1_requeues_one_task_of_an_array(slurm_cluster: SlurmCluster, env, tmp_path: Path):

@@ -156,7 +156,7 @@ def test_a_rank_says_which_it_is(run, monkeypatch):
     assert errors.startswith("imuvid: rank 3: nowhere.yaml")
     code, _, errors = run("pretrain", "nowhere.yaml", "--nproc", "2")
     assert code == 2
-    assert "leave it out under srun" in errors
+    assert "leave them out under srun" in errors
 
 
 def test_help_answers_without_loading_anything_heavy():

@@ -116,6 +116,22 @@ def test_a_full_and_a_read_only_disk_cost_nothing_but_the_start(undisturbed, tin
         same_end(undisturbed, run.folder)
 
 
+def test_a_vanished_shard_is_named_and_costs_nothing_once_it_is_back(undisturbed, tiny_dataset, tmp_path):
+    copied = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    away = (copied / "00001.tar").rename(tmp_path / "away.tar")
+    started = time.monotonic()
+    code, _, errors = Run(tmp_path, copied, *WORDS).end()
+    assert code in (1, 2)
+    assert "00001.tar" in errors
+    assert "Traceback" not in errors
+    assert time.monotonic() - started < 60  # engine.timeout_s
+    away.rename(copied / "00001.tar")
+    run = Run(tmp_path, copied, *WORDS)
+    code, _, errors = run.end()
+    assert (code, errors) == (0, "")
+    same_end(undisturbed, run.folder)
+
+
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(undisturbed, tiny_dataset, tmp_path):
     words = [f"data.path={tiny_dataset}", f"runs_dir={tmp_path}", *WORDS]
     outcomes = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -60,6 +61,24 @@ def test_a_store_that_fails_costs_a_line(tmp_path, caplog, monkeypatch):
         mirror.wait(10)
     assert "step-00000010 is not copied: s3://nowhere: cannot be written" in caplog.text
     assert manifest_problem(checkpoint) is None
+
+
+def test_a_store_that_stalls_is_waited_for_no_longer_than_said(tmp_path, caplog, monkeypatch):
+    stalled = threading.Event()
+
+    def stalls(*_: object, **__: object) -> None:
+        stalled.wait(30)
+
+    monkeypatch.setattr("imuvid.training.mirror.Store.put", stalls)
+    mirror = Mirror(str(tmp_path / "copies"), "run", 2, [])
+    with caplog.at_level(logging.WARNING):
+        mirror.copy(save(tmp_path / "own", 10))
+        mirror.copy(save(tmp_path / "own", 20))  # training goes on, and does not wait either
+        began = time.monotonic()
+        mirror.wait(0.3)
+        assert time.monotonic() - began < 2
+    stalled.set()
+    assert "the last checkpoint is not copied after 0.3 s" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/etc/escaped"])

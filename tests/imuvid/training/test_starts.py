@@ -22,7 +22,7 @@ def test_the_fourth_start_from_the_same_checkpoint_is_refused(tmp_path):
 def test_a_damaged_count_does_not_stop_a_run(tmp_path, content):
     (tmp_path / "starts.json").write_text(content)
     count_start(tmp_path, None)
-    assert json.loads((tmp_path / "starts.json").read_text()) == {"checkpoint": None, "starts": 1}
+    assert json.loads((tmp_path / "starts.json").read_text()) == {"checkpoint": None, "starts": 1, "start": None}
 
 
 def test_starts_that_end_in_order_do_not_count(tmp_path):
@@ -31,3 +31,14 @@ def test_starts_that_end_in_order_do_not_count(tmp_path):
         forget_starts(tmp_path)
     forget_starts(tmp_path)
     assert not (tmp_path / "starts.json").exists()
+
+
+def test_a_start_that_has_a_name_counts_once(tmp_path, monkeypatch):
+    for number in range(3):
+        monkeypatch.setenv("IMUVID_START", f"7.{number}")
+        for _ in range(5):  # by a rank, by the job
+            count_start(tmp_path, None)
+    count_start(tmp_path, "step-00000010")  # a checkpoint that this start made, and crashed
+    monkeypatch.setenv("IMUVID_START", "7.3")
+    with pytest.raises(CrashLoop, match="3 starts"):
+        count_start(tmp_path, None)
