@@ -50,7 +50,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.stream --setup
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.resume
+	$(BIN)/python -m benchmarks.ood
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.sweep
 
 clean:
 	rm -rf $(VENV) build runs

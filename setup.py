@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "imuvid/__init__.py").read_
 
 ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
 LORA = ["peft>=0.18"]
+SWEEP = ["optuna>=4"]
 
 setup(
     name="imuvid",
@@ -20,7 +21,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["imuvid*", "shards*", "launcher*"]),
-    package_data={"imuvid": ["*.md"], "imuvid.ood": ["*.html"], "shards": ["*.html", "*.js"]},
+    package_data={
+        "imuvid": ["*.md"],
+        "imuvid.ood": ["*.html"],
+        "shards": ["*.html", "*.js"],
+        "launcher.sweep": ["*.html"],
+    },
     install_requires=[
         "torch>=2.4",
         "deepspeed>=0.16",
@@ -50,6 +56,7 @@ setup(
             "hypothesis>=6",
             *ONNX,
             *LORA,
+            *SWEEP,
             "ruff>=0.6",
             "mypy>=1.10",
             "py-gpmf-parser>=0.1.1; python_version<'3.13'",
@@ -63,6 +70,7 @@ setup(
         "aria": ["projectaria-tools>=2.3"],
         "onnx": ONNX,
         "lora": LORA,
+        "sweep": SWEEP,
         "bench": ["psutil>=5"],  # the peers have environments of their own: python -m benchmarks.stream --setup
         "docs": ["mkdocs-material>=9", "mkdocstrings[python]>=1"],
     },

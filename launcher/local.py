@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 from imuvid.errors import UserError
@@ -23,7 +24,20 @@ _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def run_local(argv: list[str], nproc: int, grace_s: float = 60.0) -> int:
+@dataclass(frozen=True)
+class Place:
+    """Where this machine's ranks are among those of a run on several machines."""
+
+    first_rank: int
+    world: int
+    """Ranks on all machines."""
+    address: str
+    """Of the machine of rank 0."""
+    port: int
+    """That is free there."""
+
+
+def run_local(argv: list[str], nproc: int, grace_s: float = 60.0, place: Place | None = None) -> int:
     """Run ``imuvid ARGV`` as ``nproc`` ranks of one run and return the exit code for all of them.
 
     Each rank finds RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment,
@@ -36,6 +50,7 @@ def run_local(argv: list[str], nproc: int, grace_s: float = 60.0) -> int:
         nproc: number of ranks.
         grace_s: seconds between SIGTERM and SIGKILL, and seconds that the others have to leave by themselves after
             a rank has left with :data:`REQUEUE_CODE`.
+        place: among several machines; None where all ranks are here.
 
     Returns:
         0 if all ranks ended with 0; else the code of the first rank that failed (128 + n for signal n); else
@@ -49,24 +64,29 @@ def run_local(argv: list[str], nproc: int, grace_s: float = 60.0) -> int:
     ranks: list[subprocess.Popen[bytes]] = []
     before = {}
     try:
-        on_start = _die_with(os.getpid())
-        port = _free_port()
-        for rank in range(nproc):
+        on_start = die_with(os.getpid())
+        place = place or Place(0, nproc, "127.0.0.1", free_port())
+        speaks = [place.first_rank + k == 0 for k in range(nproc)]  # without a prefix: rank 0 of the run
+        for k in range(nproc):
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "launcher.cli", *argv],
-                    env=_environment(rank, nproc, port),
-                    stdout=None if rank == 0 else subprocess.PIPE,
-                    stderr=None if rank == 0 else subprocess.STDOUT,
+                    env=_environment(k, nproc, place),
+                    stdout=None if speaks[k] else subprocess.PIPE,
+                    stderr=None if speaks[k] else subprocess.STDOUT,
                     # Its own session: Ctrl-C reaches the ranks once, through us, and never their loader workers.
                     start_new_session=True,
                     preexec_fn=on_start,
                 )
             )
-        watch = _Watch(ranks, grace_s)
+        watch = _Watch(ranks, grace_s, place)
         before = {number: signal.signal(number, watch.forward) for number in _FORWARDED}
         # Only now: the code between fork and exec must not run beside other threads.
-        readers = [threading.Thread(target=_relay, args=(k, ranks[k]), daemon=True) for k in range(1, nproc)]
+        readers = [
+            threading.Thread(target=_relay, args=(place.first_rank + k, ranks[k]), daemon=True)
+            for k in range(nproc)
+            if not speaks[k]
+        ]
         for reader in readers:
             reader.start()
         code = watch.wait()
@@ -83,8 +103,9 @@ def run_local(argv: list[str], nproc: int, grace_s: float = 60.0) -> int:
 class _Watch:
     """Waits for the ranks, passes signals on, and ends all ranks when one has failed."""
 
-    def __init__(self, ranks: list[subprocess.Popen[bytes]], grace_s: float):
+    def __init__(self, ranks: list[subprocess.Popen[bytes]], grace_s: float, place: Place):
         self.ranks = ranks
+        self.place = place
         self.grace_s = grace_s
         self.kill_at: float | None = None  # set once the ranks have been told to end
 
@@ -113,7 +134,7 @@ class _Watch:
             failed = _first_failure(codes)
             if failed is not None and self.kill_at is None:
                 ended_by_us = True
-                _say(f"rank {failed} of {len(self.ranks)} {_describe(codes[failed])}")
+                _say(f"rank {self._named(failed)} {_describe(codes[failed])}")
             elif REQUEUE_CODE in codes.values() and self.kill_at is None:
                 leave_by = leave_by or now + self.grace_s
                 ended_by_us = now >= leave_by
@@ -121,40 +142,44 @@ class _Watch:
                 self.forward(signal.SIGTERM)
             if self.kill_at is not None and now >= self.kill_at:
                 for rank in running:
-                    _say(f"rank {rank} of {len(self.ranks)} did not end within {self.grace_s:g} s; killing it")
+                    _say(f"rank {self._named(rank)} did not end within {self.grace_s:g} s; killing it")
                     _kill(self.ranks[rank])
         failed = _first_failure(codes)
         if failed is not None:
             return codes[failed]
         return REQUEUE_CODE if REQUEUE_CODE in codes.values() else 0
 
+    def _named(self, rank: int) -> str:
+        return f"{self.place.first_rank + rank} of {self.place.world}"
+
 
 def _first_failure(codes: dict[int, int]) -> int | None:
     return next((rank for rank, code in codes.items() if code not in (0, REQUEUE_CODE)), None)
 
 
-def _environment(rank: int, nproc: int, port: int) -> dict[str, str]:
+def _environment(local_rank: int, nproc: int, place: Place) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // nproc))}
     environment.update(os.environ)
     environment.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(nproc),
+        RANK=str(place.first_rank + local_rank),
+        LOCAL_RANK=str(local_rank),
+        WORLD_SIZE=str(place.world),
         LOCAL_WORLD_SIZE=str(nproc),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        MASTER_ADDR=place.address,
+        MASTER_PORT=str(place.port),
     )
     return environment
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
+def die_with(parent: int) -> Callable[[], None] | None:
     """Return what a child runs before its program: ask the kernel to kill it when ``parent`` dies (Linux)."""
     if not sys.platform.startswith("linux"):
         return None

@@ -30,6 +30,10 @@ class Example:
     """float64 [F]: where in the window each frame lies, 0 its start, 1 its end; empty where nobody asks."""
     start_s: float = 0.0
     """Where in the recording the window starts, seconds."""
+    narration: str | None = None
+    """What happens, in words; None where nobody has said."""
+    text: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64 [L]: the tokens of the narration, -1 after its end; L = 0 where no tower reads them."""
     skipped: tuple[int, int] = (-1, -1)
     """Number of the corrupt sample that this one stands in for, and of the reason (damage.REASONS); -1 for none."""
 
@@ -54,6 +58,8 @@ class Batch:
     """int64 [B, 2]."""
     start_s: Tensor
     """float64 [B]."""
+    text: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    """int64 [B, L]."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device; asynchronous from pinned memory."""

@@ -36,6 +36,7 @@ class ShardDataset:
         folder: folder or URL of the dataset.
         split: train, val or test; None for all.
         num_frames: frames of each window that are used, one of each of as many chunks of it; 0 = all that are stored.
+            Of a dataset without video there are none all the same.
 
     Raises:
         UserError: the folder is no complete dataset, the split is empty, or fewer frames are stored.
@@ -47,9 +48,9 @@ class ShardDataset:
         self.store = Store(folder)
         self.info = read_dataset_info(folder)
         stored = self.info.num_frames if self.info.video_embedding is None else 0
-        if num_frames > stored:
+        if num_frames > stored and self.has_video:
             raise UserError(f"{folder}: {num_frames} frames of a window are asked for, {stored} are stored")
-        self._num_frames = num_frames
+        self._num_frames = num_frames if self.has_video else 0
         self.index = Index(self.store, self.info, split)
         self.num_gated = self.index.num_gated
         """Windows of the split that are left out, since they fail a quality gate."""
@@ -60,6 +61,11 @@ class ShardDataset:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def has_video(self) -> bool:
+        """Whether its windows have frames, or embeddings of them."""
+        return self.info.num_frames > 0
 
     @property
     def fingerprint(self) -> str:
@@ -293,6 +299,7 @@ class ShardDataset:
             sample=sample,
             frame_places=places[chosen],
             start_s=self.starts_s[sample],
+            narration=stored.meta.text,
         )
 
     def __getstate__(self) -> dict:

@@ -39,6 +39,9 @@ from imuvid.data.progress import Progress
 from imuvid.data.read_ahead import Read, ReadAhead
 from imuvid.imu.condition import ConditionConfig, condition
 
+Tokenize = Callable[[str | None], np.ndarray]
+"""Makes of a text, or of None, an int64 array of a fixed length."""
+
 
 @dataclass
 class DataConfig:
@@ -103,8 +106,16 @@ class OrderedSamples(IterableDataset):
 class _Decode:
     """Stage: (epoch, sample) and its bytes, if they were read -> augmented and conditioned Example."""
 
-    def __init__(self, dataset: AnyDataset, config: DataConfig, seed: int, local_batch: int, progress: Progress):
-        self.dataset, self.config, self.seed, self.progress = dataset, config, seed, progress
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        config: DataConfig,
+        seed: int,
+        local_batch: int,
+        progress: Progress,
+        tokenize: Tokenize | None,
+    ):
+        self.dataset, self.config, self.seed, self.progress, self.tokenize = dataset, config, seed, progress, tokenize
         self.mirror = mirrored_positions(dataset.info.positions)
         self.local_batch, self.memory = local_batch, FrameMemory(local_batch)
 
@@ -141,6 +152,8 @@ class _Decode:
         # Augmentation is that of a sensor: it comes before the readings lose their units.
         augmented = augment(example, self.config.augment, self.seed, epoch, self.mirror)
         self.memory.keep(augmented.frames)
+        if self.tokenize is not None:
+            augmented = dataclasses.replace(augmented, text=self.tokenize(augmented.narration))
         return _conditioned(augmented, self.dataset, self.config.condition)
 
 
@@ -152,9 +165,18 @@ def _conditioned(example: Example, dataset: AnyDataset, config: ConditionConfig)
 
 
 def training_stream(
-    dataset: AnyDataset, config: DataConfig, seed: int, rank: int, world: int, first_step: int, pin_memory: bool
+    dataset: AnyDataset,
+    config: DataConfig,
+    seed: int,
+    rank: int,
+    world: int,
+    first_step: int,
+    pin_memory: bool,
+    tokenize: Tokenize | None = None,
 ) -> Iterator[Batch]:
     """Return the endless iterator over this rank's local batches, beginning with that of ``first_step``.
+
+    Narrations come as ``tokenize`` makes them, if it is given.
 
     Raises:
         RuntimeError: (while iterating) a worker ended or no batch came within ``config.timeout_s``; names rank, worker
@@ -171,7 +193,7 @@ def training_stream(
     pipeline = webdataset.DataPipeline(
         OrderedSamples(order, config.batch_size, rank, world, first_step),
         ReadAhead(dataset, config.read_ahead, open_cache(config, dataset), progress),
-        _Decode(dataset, config, seed, config.batch_size // world, progress),
+        _Decode(dataset, config, seed, config.batch_size // world, progress, tokenize),
         webdataset.batched(config.batch_size // world, collation_fn=collate, partial=False),
     )
     loader: DataLoader = DataLoader(

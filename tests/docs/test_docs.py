@@ -19,13 +19,15 @@ from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.generic import GenericLayout
 from imuvid.training.config import PretrainConfig
 from launcher.cli import app
+from launcher.evaluate_cli import split_arguments
+from launcher.sweep.config import SweepConfig
 from shards.config import BuildConfig
 from shards.embed_imu import EmbedConfig
 from tests.docs import stand_ins
 from tests.docs.blocks import PAGES, REPOSITORY, anchors, blocks, commands, links
 
-CONFIGS = {"shards build": BuildConfig, "pretrain": PretrainConfig, "evaluate": OODConfig}
-SCRIPTS = {"pretrain.sh": "pretrain", "evaluate.sh": "evaluate", "build_shards.sh": "shards build"}
+CONFIGS = {"shards build": BuildConfig, "pretrain": PretrainConfig, "evaluate": OODConfig, "sweep": SweepConfig}
+SCRIPTS = {"pretrain.sh": "pretrain", "evaluate.sh": "evaluate", "build_shards.sh": "shards build", "sweep.sh": "sweep"}
 NOT_OURS = {"cp", "deepspeed", "ego4d", "export", "hf", "mkdocs", "srun", "tensorboard", "torchrun", "touch"}
 
 
@@ -92,6 +94,8 @@ def check_imuvid(words: list[str]) -> None:
         name.append(str(command.name))
     parsed = command.make_context(" ".join(name), list(words)).params
     which = " ".join(name)
+    if which == "evaluate":
+        _, parsed["config"], parsed["words"] = split_arguments(parsed["arguments"])
     given = list(parsed.get("words") or [])
     if which in CONFIGS and (REPOSITORY / parsed["config"]).is_file():
         load(CONFIGS[which], REPOSITORY / parsed["config"], given)
@@ -128,6 +132,8 @@ def test_configs_are_understood(name, tmp_path):
 def kind_of(content: dict) -> type:
     if "source" in content or "gates" in content:
         return BuildConfig
+    if "space" in content:
+        return SweepConfig
     if "sensors" in content:
         return GenericLayout
     return OODConfig if "datasets" in content else PretrainConfig

@@ -1,0 +1,65 @@
+"""Joining a Ray cluster, or starting one on this machine's loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+import ray
+from ray._private import ray_constants
+
+from imuvid.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_LIMIT_S = 10.0
+"""Longest wait for the host of an address, seconds."""
+START_TRIES = 3
+
+
+def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
+    """Join the cluster at an address or, without, start one on this machine that ends with this process.
+
+    Args:
+        address: HOST:PORT; None for $RAY_ADDRESS, and without that for a cluster of this machine's own.
+        cpus: of the cluster that is started here.
+        dashboard: whether that one has Ray's dashboard, on loopback.
+
+    Raises:
+        UserError: the cluster does not answer, or none can be started.
+    """
+    word = f"ray.address={address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _check_reachable(address, word)
+    own = {} if address else {"num_cpus": cpus, "include_dashboard": dashboard}
+    if address is None:
+        _stay_on_loopback()
+    for tries_left in range(START_TRIES - 1, -1, -1):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
+            return
+        # On a busy machine some of Ray's own processes start too late for the others; it says so by a bare Exception.
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if not tries_left:
+                raise UserError(f"Ray at {address or 'this machine'} does not start: {first}") from error
+            logger.warning("Ray did not start (%s): trying again", first)
+
+
+def _stay_on_loopback() -> None:
+    """Have Ray listen on 127.0.0.1: on Linux it takes the machine's address even where it is told otherwise."""
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _check_reachable(address: str, word: str) -> None:
+    """Raise UserError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_LIMIT_S).close()
+    except OSError as error:
+        raise UserError(f"{word}: no Ray cluster answers there: {error}") from error
