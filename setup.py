@@ -21,7 +21,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["imuvid*", "shards*", "launcher*"]),
-    package_data={"imuvid": ["*.md"], "imuvid.ood": ["*.html"], "shards": ["*.html", "*.js"], "launcher.sweep": ["*.html"]},
+    package_data={
+        "imuvid": ["*.md"],
+        "imuvid.ood": ["*.html"],
+        "shards": ["*.html", "*.js"],
+        "launcher.sweep": ["*.html"],
+    },
     install_requires=[
         "torch>=2.4",
         "deepspeed>=0.16",

@@ -5,8 +5,9 @@ from its neighbour is a copy of what it sends. So memory and computing are those
 is not in them. The loss and its gradients to both embeddings, temperature and bias; local batch = global / world.
 open_clip's losses are taken where build/peers has it (--set-up installs it there) and where they fit into memory and
 time: SigLipLoss with its default exchange, ClipLoss in the local-loss form with gathered gradients. Runs alternate
-between the two; the median counts. On a CPU, time is that of one core, and memory the growth of the process's resident
-set; on a GPU they are the clock's and the allocator's.
+between the two; the median counts, and of cases above 2^26 logits a rank one run gives both figures. On a CPU, time is
+that of one core, and memory the growth of the process's resident set; on a GPU they are the clock's and the
+allocator's.
 """
 
 from __future__ import annotations
@@ -124,19 +125,19 @@ def steps(objective: str, world: int, local: int, peer: ModuleType | None) -> di
     return found | {"open_clip": open_clip}
 
 
-def peak_bytes(step: Callable[[], None]) -> int:
-    """Return by how much a step raises the memory in use."""
+def first_run(step: Callable[[], None]) -> tuple[int, float]:
+    """Return by how much a step raises the memory in use, bytes, and its seconds."""
     gc.collect()
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
+        took = seconds(step)
+        return torch.cuda.max_memory_allocated() - before, took
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
     before = _bytes("/proc/self/status", "VmRSS")
-    step()
-    return _bytes("/proc/self/status", "VmHWM") - before
+    took = seconds(step)
+    return _bytes("/proc/self/status", "VmHWM") - before, took
 
 
 def _bytes(file: str, name: str) -> int:
@@ -161,11 +162,15 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def measure(objective: str, batch: int, world: int, peer: ModuleType | None, repeats: int) -> dict[str, float]:
-    """Return memory (MiB) and time (s) of both, and the ratios of ours to theirs."""
+    """Return memory (MiB) and time (s) of both, and the ratios of ours to theirs.
+
+    Without ``repeats``, time is that of the run by which memory is measured.
+    """
     with rank_of(world):
         ways = steps(objective, world, batch // world, peer)
-        peaks = {name: peak_bytes(step) for name, step in ways.items()}  # warms up as well
-        took: dict[str, list[float]] = {name: [] for name in ways}
+        first = {name: first_run(step) for name, step in ways.items()}
+        peaks = {name: peak for name, (peak, _) in first.items()}
+        took = {name: [] if repeats else [time_s] for name, (_, time_s) in first.items()}  # else it only warms up
         for _ in range(repeats):
             for name, step in ways.items():
                 took[name].append(seconds(step))
@@ -205,7 +210,8 @@ def main() -> int:
                 run, beside = fits(batch, world, arguments.quick)
                 if not run:
                     continue
-                repeats = 3 if batch * batch // world <= 2**26 else 1
+                logits = batch * batch // world
+                repeats = 3 if logits < 2**26 else 1 if logits == 2**26 or DEVICE.type == "cuda" else 0
                 found = measure(objective, batch, world, peer if beside else None, repeats)
                 print(
                     f"{objective} {batch} world {world}: " + "  ".join(f"{k} {v:.3g}" for k, v in found.items()),

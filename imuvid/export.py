@@ -3,6 +3,7 @@
 OUT/model.safetensors, config.json   what imuvid.load_encoder reads
     encoder.onnx                     the same for onnxruntime, window to features
     README.md                        the model card
+    text_encoder/                    what imuvid.load_text_encoder reads, where the checkpoint has it
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from imuvid.errors import UserError
 from imuvid.model_card import model_card
+from imuvid.models import text_encoder
 from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, Encoder, find_tower, load_encoder
 
 ONNX_NAME, CARD_NAME = "encoder.onnx", "README.md"
@@ -54,6 +56,10 @@ def export_encoder(checkpoint: str | Path, out: str | Path) -> ExportResult:
     out.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         shutil.copyfile(source / name, out / name)
+    for place in (source.parent / text_encoder.FOLDER_NAME, source / text_encoder.FOLDER_NAME):
+        if place.is_dir():
+            text_encoder.load_text_encoder(place)  # raises where it is damaged
+            shutil.copytree(place, out / text_encoder.FOLDER_NAME)
     write_onnx(encoder, out / ONNX_NAME)
     difference = onnx_difference(encoder, out / ONNX_NAME)
     if difference > TOLERANCE:

@@ -17,6 +17,7 @@ import typer
 
 from imuvid.errors import UserError
 from launcher.datasets_cli import datasets_app
+from launcher.evaluate_cli import evaluate
 from launcher.options import JsonFile, Words, write_json
 from launcher.shards_cli import shards_app
 from launcher.slurm import slurm_environment
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(datasets_app, name="datasets")
+app.command()(evaluate)
 app.command("sweep")(sweep_command)
 
 log = logging.getLogger("launcher.cli")  # also where this file is the program
@@ -158,25 +160,6 @@ def doctor(
         write_json(json_file, report.as_json())
     if report.broken:
         raise typer.Exit(1)
-
-
-@app.command()
-def evaluate(checkpoint: Path, config: Path, words: Words = None, json_file: JsonFile = None) -> None:
-    """Judge a checkpoint's encoder on out-of-distribution data sets; writes a report.
-
-    CHECKPOINT is a checkpoint folder, its encoder/ folder, or RUN/checkpoints/latest.
-
-    Example: imuvid evaluate runs/first/checkpoints/latest configs/ood/hapt.yaml hapt.root=/data/hapt
-    """
-    from imuvid import config as configs
-    from imuvid.ood.config import OODConfig
-    from imuvid.ood.job import evaluate as run
-
-    settings = configs.load(OODConfig, config, words or [])
-    result = run(checkpoint, settings)
-    for line in result.lines():
-        print(line)
-    write_json(json_file, result.report)
 
 
 @app.command()

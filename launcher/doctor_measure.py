@@ -19,6 +19,7 @@ from imuvid.data.batch import Batch
 from imuvid.data.mixture import AnyDataset, open_split
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
+from imuvid.models.text_tokens import load_tokenizer
 from imuvid.models.towers import with_places, without_weights
 from imuvid.models.two_tower import TwoTower
 from imuvid.training.config import PretrainConfig
@@ -120,7 +121,8 @@ def _with_config(report: Report, config: PretrainConfig, device: torch.device, w
             report.figures["read_gb_s"] = _reading(dataset) / 1e9
         local = config.data.batch_size // world
         serial = dataclasses.replace(config.data, num_workers=0)
-        stream = training_stream(dataset, serial, config.seed, dist.get_rank(), world, 0, False)
+        tokenize = load_tokenizer(config.model.text_tower)
+        stream = training_stream(dataset, serial, config.seed, dist.get_rank(), world, 0, False, tokenize)
         batch = next(stream)
         report.figures["decode_per_core_s"] = local * _rate(lambda: next(stream))
     except (UserError, OSError, ValueError, RuntimeError) as error:
@@ -175,6 +177,7 @@ def _training(config: PretrainConfig, dataset: AnyDataset, batch: Batch, device:
         config.model,
         imu_tower=with_places(without_weights(config.model.imu_tower), dataset.info.positions),
         video_tower=without_weights(config.model.video_tower),
+        text_tower=without_weights(config.model.text_tower),
     )
     model = TwoTower(towers, resolve_dtype(config.engine.dtype)).to(device).train()
     model.imu_tower.wear(dataset.info.positions)

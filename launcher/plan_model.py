@@ -24,8 +24,8 @@ from imuvid.training.engine import resolve_dtype
 from launcher.plan import FROM_DOCTOR, ModelSize, Plan, PlanConfig, Workload, complete_figures, make_plan
 
 
-def example_batch(figures: PlanConfig, size: int) -> Batch:
-    """Return a batch of ``size`` windows of the shape that is planned with, of noise."""
+def example_batch(figures: PlanConfig, size: int, num_tokens: int = 0) -> Batch:
+    """Return a batch of ``size`` windows of the shape that is planned with, of noise, with so many tokens of text."""
     steps, px = round(figures.window_s * figures.imu_rate_hz), figures.frame_px
     frames = torch.zeros(size, figures.frames, px, px, 3, dtype=torch.uint8)
     if figures.embedding_dim:
@@ -39,6 +39,7 @@ def example_batch(figures: PlanConfig, size: int) -> Batch:
         sample=torch.arange(size),
         skipped=torch.full((size, 2), -1),
         start_s=torch.zeros(size, dtype=torch.float64),
+        text=torch.zeros(size, num_tokens, dtype=torch.int64),
     )
 
 
@@ -51,11 +52,13 @@ def model_size(config: PretrainConfig, figures: PlanConfig) -> ModelSize:
         config.model,
         imu_tower=with_places(without_weights(config.model.imu_tower), [f"p{i}" for i in range(figures.sensors)]),
         video_tower=without_weights(config.model.video_tower),
+        text_tower=without_weights(config.model.text_tower),
     )
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = TwoTower(towers, resolve_dtype(config.engine.dtype)).train()
         parameters = list(model.parameters())
-        two, four = (_saved_bytes(model, example_batch(figures, size)) for size in (2, 4))
+        tokens = int(getattr(model.text_tower, "max_tokens", 0))
+        two, four = (_saved_bytes(model, example_batch(figures, size, tokens)) for size in (2, 4))
     return ModelSize(
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         frozen=sum(p.numel() for p in parameters if not p.requires_grad),

@@ -246,7 +246,7 @@ def shards_filter(
 def shards_embed(
     dataset: Dataset,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the new dataset.")],
-    tower: Annotated[str, typer.Option("--with", help="Frozen video tower: a checkpoint, or a local VideoMAE folder.")],
+    tower: Annotated[str, typer.Option("--with", help="Frozen video tower: a checkpoint, or a transformers folder.")],
     json_file: JsonFile = None,
 ) -> None:
     """Make a dataset without pictures: it holds what a frozen video tower makes of the frames.

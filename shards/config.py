@@ -70,7 +70,7 @@ class FramesConfig:
     """JPEG quality, 1 to 100."""
     embed_with: str | None = None
     """Frozen video tower whose embedding of a window's frames is stored instead of them, so that the dataset holds no
-    picture: a checkpoint of a run, or a local folder of a transformers VideoMAE with config.json and model.safetensors;
+    picture: a checkpoint of a run, or a local folder of a transformers VideoMAE, V-JEPA 2, CLIP, SigLIP or DINOv2;
     null = the frames are stored."""
     backend: str = "pyav"
     """Decoder of the videos: pyav or decord. Their pictures differ a little. Pyav scales only the frames that are

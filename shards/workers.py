@@ -50,7 +50,9 @@ def run_jobs(
         Exception: what the function raised; the other jobs are given up.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "shards.fragment"])
+    # What the jobs import is imported once: processes start with it.
+    needed = {part.__module__ for part in (function, *(jobs[0] if jobs else ())) if callable(part)}
+    context.set_forkserver_preload(["__main__", "shards.fragment", *sorted(needed)])
     waiting = list(range(len(jobs)))[::-1]
     running: dict[Connection, tuple[Any, int, int]] = {}
     idle: list[tuple[Connection, Any, int]] = []

@@ -64,11 +64,18 @@ def imu_statistics(windows: list[np.ndarray]) -> dict[str, list[float]]:
 
 
 def write_tiny_dataset(
-    folder: Path, num_train: int = 44, num_val: int = 12, per_shard: int = 13, people: str = "s"
+    folder: Path,
+    num_train: int = 44,
+    num_val: int = 12,
+    per_shard: int = 13,
+    people: str = "s",
+    narrated: bool = False,
+    with_video: bool = True,
 ) -> Path:
     """Write a dataset of two windows a recording, subjects apart by split, and return its folder.
 
-    Subjects are named ``people`` + split + number.
+    Subjects are named ``people`` + split + number. Where it is ``narrated``, three of four windows say in a sentence
+    what their label is.
     """
     folder.mkdir(parents=True)
     splits = ["train"] * num_train + ["val"] * num_val
@@ -76,6 +83,10 @@ def write_tiny_dataset(
         tiny_sample(i, f"r{i // 2:03d}", f"{people}{split}{i // 2 % 3 if split == 'train' else 9}")
         for i, split in enumerate(splits)
     ]
+    for i, sample in enumerate(samples):
+        sample.meta.text = f"A {sample.meta.label} movement." if narrated and i % 4 else None
+        if not with_video:
+            sample.frames, sample.meta.frame_times_s, sample.meta.frame_valid = [], [], []
     rows: list[dict[str, Any]] = []
     for start in range(0, len(samples), per_shard):
         name = f"{start // per_shard:05d}.tar"
@@ -127,8 +138,8 @@ def write_tiny_dataset(
         window_s=WINDOW_S,
         imu_rate_hz=RATE_HZ,
         positions=["wrist"],
-        num_frames=NUM_FRAMES,
-        frame_size=[SIZE, SIZE],
+        num_frames=NUM_FRAMES if with_video else 0,
+        frame_size=[SIZE, SIZE] if with_video else [],
         labels=["strong", "weak"],
         sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())},
         config={},

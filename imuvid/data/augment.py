@@ -215,7 +215,7 @@ def _augment_frames(
 ) -> np.ndarray:
     # Of an embedding there is nothing to crop or to brighten.
     unchanged = config.crop_area >= 1 and config.brightness == 0 and colours is None
-    if frames.ndim == 1 or not frames.size or unchanged:
+    if frames.ndim == 1 or not frame_valid.any() or unchanged:
         return frames
     height, width = frames.shape[1:3]
     side = np.sqrt(rng.uniform(config.crop_area, 1.0))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from imuvid.data.batch import Example, recording_number
-from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.dataset_json import DatasetInfo, read_dataset_info
 from imuvid.data.format import Sample
-from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.frame_memory import FrameMemory, ReadMemory
 from imuvid.data.mixture_order import MixtureOrder, Shares, seed_of
 from imuvid.data.order import Batches, Order, SampleOrder
 from imuvid.data.resampled import ResampledOrder
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.shard_dataset import ShardDataset, Unpacked, picture
 from imuvid.data.spread import Spread
 from imuvid.errors import UserError
 
@@ -43,13 +43,17 @@ class MixtureDataset:
         weights: above 0.
 
     Raises:
-        UserError: they do not have the same windows, rates, positions and frames, or one is there twice.
+        UserError: they do not have the same windows, rates and positions, those with video not the same frames, or one
+            is there twice.
+
+    Windows of a dataset without video have black frames, none of them valid, or an embedding of zeros.
     """
 
     def __init__(self, parts: Sequence[ShardDataset], weights: Sequence[float]):
         self.parts, self.shares = list(parts), list(weights)
-        for part in parts[1:]:
-            _check_fits(parts[0], part)
+        self._model_part = next((part for part in parts if part.has_video), parts[0])
+        for part in parts:
+            _check_fits(self._model_part, part)
         for a, b in itertools.combinations(parts, 2):
             if a.fingerprint == b.fingerprint:
                 raise UserError(f"data.mixture: {a.store} and {b.store} are the same dataset: give it once")
@@ -57,9 +61,9 @@ class MixtureDataset:
         self._first_shards = np.cumsum([0, *(len(part.index.shards) for part in parts)]).tolist()
         self.weights = np.concatenate([part.weights for part in parts])
         """float64 [N]: how often each sample is used relative to others of its dataset."""
-        first = parts[0].info
-        self.info: DatasetInfo = dataclasses.replace(first, name=" + ".join(part.info.name for part in parts))
-        """Of the first, which is that of all as to windows, positions and frames."""
+        info = self._model_part.info
+        self.info: DatasetInfo = dataclasses.replace(info, name=" + ".join(part.info.name for part in parts))
+        """Of the first with video, which is that of all as to windows, positions and frames."""
         self.num_gated = sum(part.num_gated for part in parts)
 
     def __len__(self) -> int:
@@ -74,7 +78,7 @@ class MixtureDataset:
     @property
     def num_frames(self) -> int:
         """Frames of an example."""
-        return self.parts[0].num_frames
+        return self._model_part.num_frames
 
     @property
     def shard_sizes(self) -> list[int]:
@@ -131,22 +135,22 @@ class MixtureDataset:
         part, within = self._at(sample)
         return self.parts[part].span(within)
 
-    def intact(self, sample: int, raw: bytes) -> bool:
+    def intact(self, sample: int, raw: bytes | memoryview) -> bool:
         """Return whether these are the bytes of a sample, as :meth:`ShardDataset.intact`."""
         part, within = self._at(sample)
         return self.parts[part].intact(within, raw)
 
-    def raw(self, sample: int) -> bytes:
+    def raw(self, sample: int, memory: ReadMemory | None = None) -> bytes | memoryview:
         """Read the bytes of one sample, as :meth:`ShardDataset.raw`."""
         part, within = self._at(sample)
-        return self.parts[part].raw(within)
+        return self.parts[part].raw(within, memory)
 
-    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+    def read(self, sample: int, raw: bytes | memoryview | None = None) -> Sample:
         """Read one sample, as :meth:`ShardDataset.read`."""
         part, within = self._at(sample)
         return self.parts[part].read(within, raw)
 
-    def example(self, sample: int, raw: bytes | None = None) -> Example:
+    def example(self, sample: int, raw: bytes | memoryview | None = None) -> Example:
         """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
         return self.decode(sample, self.read(sample, raw))
 
@@ -157,11 +161,27 @@ class MixtureDataset:
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Decode as :meth:`ShardDataset.decode`; sample and recording have numbers of the mixture."""
+        """Decode the frames of a sample, as :meth:`ShardDataset.decode`."""
+        return picture(self, *self.unpack(sample, stored, rng), memory)
+
+    def unpack(self, sample: int, stored: Sample, rng: np.random.Generator | None = None) -> Unpacked:
+        """As :meth:`ShardDataset.unpack`; sample and recording have numbers of the mixture."""
         part, within = self._at(sample)
-        example = self.parts[part].decode(within, stored, rng, memory)
+        example, jpegs = self.parts[part].unpack(within, stored, rng)
         recording = recording_number(f"{part}/{example.recording}")
-        return dataclasses.replace(example, sample=sample, recording=recording)
+        if not self.parts[part].has_video:
+            example = self._without_video(example)
+        return dataclasses.replace(example, sample=sample, recording=recording), jpegs
+
+    def _without_video(self, example: Example) -> Example:
+        dim, count = self.info.embedding_dim, self.num_frames
+        shape = (count, *(self.info.frame_size or (0, 0)), 3)
+        return dataclasses.replace(
+            example,
+            frames=np.zeros(shape, np.uint8) if dim is None else np.zeros(dim, np.float16),
+            frame_valid=np.zeros(count, dtype=bool),
+            frame_places=(np.arange(count) + 0.5) / max(count, 1),
+        )
 
     def _at(self, sample: int) -> tuple[int, int]:
         part = _interval(self.first_samples, sample)
@@ -209,6 +229,16 @@ class _Joined(Sequence[Any]):
 
 
 AnyDataset = ShardDataset | MixtureDataset
+
+
+def open_held_out(config: DataConfig) -> AnyDataset:
+    """Open the held-out split; of a mixture, of its datasets with video alone, if there are any.
+
+    Raises:
+        UserError: as :func:`open_split`.
+    """
+    with_video = [entry for entry in config.mixture if read_dataset_info(entry.path).num_frames]
+    return open_split(dataclasses.replace(config, mixture=with_video or config.mixture), config.val_split)
 
 
 def open_split(config: DataConfig, split: str) -> AnyDataset:
@@ -299,7 +329,7 @@ def _check_fits(first: ShardDataset, other: ShardDataset) -> None:
         ("frame_size", "frames of {} px"),
         ("embedding_dim", "video embeddings of {} numbers"),
     )
-    for name, text in demands:
+    for name, text in demands if other.has_video else demands[:3]:
         a, b = getattr(first.info, name), getattr(other.info, name)
         if a != b:
             raise UserError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig, check_condition
 from imuvid.manifest import MANIFEST_NAME, manifest_problem
+from imuvid.models.imu_external import ImuExternal, forget_weights
 from imuvid.models.tensor_file import write_tensors
 from imuvid.models.towers import ImuTowerConfig, build_imu_tower, without_weights
 
@@ -126,11 +127,17 @@ def load_encoder(path: str | Path) -> Encoder:
 
 
 def random_encoder(config: EncoderConfig, seed: int) -> Encoder:
-    """Return the same architecture with a fresh random initialisation that depends on ``seed`` alone."""
+    """Return the same architecture with a fresh random initialisation that depends on ``seed`` alone.
+
+    Of an ``external`` tower, which comes with weights, see :func:`imuvid.models.imu_external.forget_weights`.
+    """
     tower = without_weights(config.tower)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Encoder(dataclasses.replace(config, tower=tower, provenance={})).freeze()
+        encoder = Encoder(dataclasses.replace(config, tower=tower, provenance={}))
+        if isinstance(encoder.tower, ImuExternal):
+            forget_weights(encoder.tower.encoder)
+        return encoder.freeze()
 
 
 def _check_trusted(tower: ImuTowerConfig, folder: Path) -> None:
@@ -153,7 +160,7 @@ def find_tower(path: Path, name: str) -> Path:
     """
     if path.name == "latest" and path.is_file():
         path = path.parent / Path(path.read_text().strip()).name
-    for folder in (path, path / name):
+    for folder in (path / name, path):
         if (folder / CONFIG_NAME).is_file():
             return folder
     raise UserError(f"{path}: no encoder there (expected {name}/{CONFIG_NAME} in a checkpoint folder)")

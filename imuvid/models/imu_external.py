@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from imuvid.errors import UserError
 from imuvid.models.sensors import fold_sensors, normalise_si, pool_sensors, unfold_sensors, valid_parts
 from imuvid.models.tower import Encoding, Tower
-from imuvid.models.tuning import Frozen
+from imuvid.models.tuning import Frozen, frozen_at_first
 
 
 @dataclass
@@ -33,6 +33,8 @@ class ImuExternalConfig:
     """Length that windows are linearly interpolated to (512 for MOMENT and Mantis); None leaves it."""
     frozen: bool = True
     """Whether its weights and buffers stay as they are; else all are trained."""
+    frozen_steps: int = 0
+    """Where all are trained: steps at the beginning of a run in which they stay as they are."""
 
 
 class ImuExternal(Tower):
@@ -47,7 +49,7 @@ class ImuExternal(Tower):
         if config.channels not in ("apart", "together"):
             raise ValueError(f"channels is '{config.channels}', expected apart or together")
         encoder = call_factory(config.factory, config.arguments)
-        self.encoder = Frozen(encoder) if config.frozen else encoder
+        self.encoder = Frozen(encoder) if config.frozen else frozen_at_first(encoder, config.frozen_steps)
         self.apart, self.num_samples, self.dim = config.channels == "apart", config.num_samples, config.feature_dim
         self.feature_dim = self.token_dim = (6 if self.apart else 1) * config.feature_dim
         if self.apart:
@@ -78,6 +80,28 @@ class ImuExternal(Tower):
         if found.ndim == 2:
             return Encoding(tokens[:, 0])
         return Encoding(tokens.mean(1), tokens, valid_parts(valid, tokens.shape[1]))
+
+
+@torch.no_grad()
+def forget_weights(encoder: nn.Module) -> None:
+    """Initialise another package's encoder at random.
+
+    Layers that torch knows how to initialise (``reset_parameters``) are; of what is left, matrices get a normal
+    distribution of deviation 0.02, as transformers' do, vectors named ``weight`` ones and other vectors zeros.
+    """
+    known: set[int] = set()
+    for module in encoder.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            known |= {id(parameter) for parameter in module.parameters(recurse=False)}
+    for name, parameter in encoder.named_parameters():
+        if id(parameter) in known:
+            continue
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.02)
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
 
 
 def call_factory(path: str, arguments: dict[str, Any]) -> nn.Module:

@@ -27,34 +27,40 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, there: Tensor | None = None) -> Tensor:
+        """Normalise x [B, C, ...]; statistics are over the windows that are ``there``, bool [B], or all of them."""
+        if there is not None and x.device.type == "cpu" and world_size() == 1 and there.all():
+            there = None  # on a GPU the host would have to wait for the answer
         if not self.training:
             mean, variance = self.running_mean, self.running_var
-        elif world_size() == 1:
+        elif world_size() == 1 and there is None:
             # The fused kernel, a third of the time on CPUs; it updates the running statistics itself.
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
             )
         else:
-            mean, variance = self._global_statistics(x.float())
+            mean, variance = self._global_statistics(x.float(), there)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         shape = (1, -1) + (1,) * (x.ndim - 2)
         return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
-    def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        axes = [0, *range(2, x.ndim)]
-        count = x.numel() // x.shape[1] * world_size()
+    def _global_statistics(self, x: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
+        axes, shape = [0, *range(2, x.ndim)], (-1,) + (1,) * (x.ndim - 1)
+        weight = (x.new_ones(len(x)) if there is None else there.to(x.dtype)).view(shape)
+        local_count = (weight.sum() * (x[0].numel() // x.shape[1])).view(1)
+        count = sum_over_ranks(local_count)
         # The local variance around the local mean, then Chan's pairwise formula: sums of squares around zero
         # would lose float32 digits where the mean is large.
-        local_mean = x.mean(axes)
-        local_m2 = (x - local_mean.view((1, -1) + (1,) * (x.ndim - 2))).square().sum(axes)
-        mean = sum_over_ranks(local_mean) / world_size()
-        m2 = sum_over_ranks(local_m2 + (count / world_size()) * (local_mean - mean).square())
-        variance = m2 / count
+        local_mean = (x * weight).sum(axes) / local_count.clamp(min=1)
+        local_m2 = ((x - local_mean.view((1, -1) + (1,) * (x.ndim - 2))).square() * weight).sum(axes)
+        mean = sum_over_ranks(local_mean * local_count) / count.clamp(min=1)
+        m2 = sum_over_ranks(local_m2 + local_count * (local_mean - mean).square())
+        variance = m2 / count.clamp(min=1)
         with torch.no_grad():
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * count / max(count - 1, 1), self.momentum)
+            step = self.momentum * (count > 0)
+            self.running_mean.lerp_(mean.detach(), step)
+            self.running_var.lerp_(variance.detach() * count / (count - 1).clamp(min=1), step)
         return mean, variance
 
 

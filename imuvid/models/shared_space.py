@@ -70,12 +70,12 @@ def save_shared_space(folder: Path, config: SharedSpaceConfig, state: dict[str, 
     (folder / CONFIG_NAME).write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
 
 
-def find_shared_space(path: str | Path) -> Path | None:
-    """Return the folder of the heads, if any, of a checkpoint, ``checkpoints/latest`` or a tower's folder in one."""
+def find_beside(path: str | Path, name: str) -> Path | None:
+    """Return folder ``name``, if any, of a checkpoint, of ``checkpoints/latest``, of a tower's folder or an export."""
     path = Path(path).expanduser()
     if path.name == "latest" and path.is_file():
         path = path.parent / Path(path.read_text().strip()).name
-    for folder in (path / FOLDER_NAME, path.parent / FOLDER_NAME):
+    for folder in (path / name, path.parent / name):
         if (folder / CONFIG_NAME).is_file():
             return folder
     return None

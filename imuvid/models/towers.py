@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from imuvid.errors import UserError
+from imuvid.models.conv3d import steady_conv3d
 from imuvid.models.imu_cnn import ImuCnn, ImuCnnConfig
 from imuvid.models.imu_cnn_gru import ImuCnnGru, ImuCnnGruConfig
 from imuvid.models.imu_external import ImuExternal, ImuExternalConfig
 from imuvid.models.imu_gravity import ImuGravity, ImuGravityConfig, place_of
 from imuvid.models.imu_patchtst import ImuPatchTST, ImuPatchTSTConfig
 from imuvid.models.imu_resnet import ImuResNet, ImuResNetConfig
+from imuvid.models.text_clip import TextClip, TextClipConfig
 from imuvid.models.tower import Tower
 from imuvid.models.tuning import TuningConfig, tuned
 from imuvid.models.video_cnn import VideoCnn, VideoCnnConfig
@@ -57,6 +59,17 @@ class VideoTowerConfig:
     """How much of a pretrained tower (videomae, vjepa2, framewise) is trained."""
 
 
+@dataclass
+class TextTowerConfig:
+    """The text tower, for samples with narrations; only the section of the chosen kind is read."""
+
+    kind: str = "none"
+    """none, or clip."""
+    clip: TextClipConfig = field(default_factory=TextClipConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    """How much of it is trained."""
+
+
 IMU_TOWERS: dict[str, type[Tower]] = {
     "cnn": ImuCnn,
     "patchtst": ImuPatchTST,
@@ -72,9 +85,11 @@ VIDEO_TOWERS: dict[str, type[Tower]] = {
     "framewise": Framewise,
     "embedding": VideoEmbedding,
 }
+TEXT_TOWERS: dict[str, type[Tower]] = {"clip": TextClip}
 PRETRAINED_VIDEO = ("videomae", "vjepa2", "framewise")
 
-TowerConfig = TypeVar("TowerConfig", ImuTowerConfig, VideoTowerConfig)
+AnyTowerConfig = ImuTowerConfig | VideoTowerConfig | TextTowerConfig
+TowerConfig = TypeVar("TowerConfig", ImuTowerConfig, VideoTowerConfig, TextTowerConfig)
 
 
 def build_imu_tower(config: ImuTowerConfig) -> Tower:
@@ -108,6 +123,7 @@ def build_video_tower(config: VideoTowerConfig) -> Tower:
         UserError: the kind is unknown, its sizes do not fit together, or it has no pretrained part to tune so.
     """
     tower = _build("video_tower", config, VIDEO_TOWERS)
+    steady_conv3d(tower)
     if config.kind in PRETRAINED_VIDEO:
         try:
             tower.model = tuned(tower.model, config.tuning)  # type: ignore[arg-type]
@@ -121,6 +137,22 @@ def build_video_tower(config: VideoTowerConfig) -> Tower:
     return tower
 
 
+def build_text_tower(config: TextTowerConfig) -> Tower | None:
+    """Return the tower: forward(tokens int64 [B, L], valid bool [B, L]) -> [B, tower.feature_dim]; None for none.
+
+    Raises:
+        UserError: the kind is unknown, its sizes do not fit together, or it cannot be tuned so.
+    """
+    if config.kind == "none":
+        return None
+    tower = _build("text_tower", config, TEXT_TOWERS)
+    try:
+        tower.model = tuned(tower.model, config.tuning)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"text_tower: {error}") from error
+    return tower
+
+
 def without_weights(config: TowerConfig) -> TowerConfig:
     """Return the config of the same tower that does not ask for the pretrained weights it once started from."""
     sections = {
@@ -131,7 +163,7 @@ def without_weights(config: TowerConfig) -> TowerConfig:
     return dataclasses.replace(config, **sections)
 
 
-def _build(name: str, config: ImuTowerConfig | VideoTowerConfig, kinds: dict[str, type[Tower]]) -> Tower:
+def _build(name: str, config: AnyTowerConfig, kinds: dict[str, type[Tower]]) -> Tower:
     if config.kind not in kinds:
         raise UserError(f"{name}.kind is '{config.kind}', expected one of {', '.join(kinds)}")
     try:

@@ -24,7 +24,10 @@ class VideoCnnConfig:
 
 
 class VideoCnn(Tower):
-    """3-D convolutions with batch normalisation, averaged over space and the valid frames."""
+    """3-D convolutions with batch normalisation, averaged over space and the valid frames.
+
+    Clips without any valid frame do not enter its statistics.
+    """
 
     def __init__(self, config: VideoCnnConfig):
         super().__init__()
@@ -50,7 +53,7 @@ class VideoCnn(Tower):
             x = torch.cat([x, 2 * change], dim=1)
         present = frame_valid[:, None].float()
         for convolution, norm, time_stride in zip(self.convolutions, self.norms, self.time_strides, strict=True):
-            x = torch.relu(norm(convolution(x)))
+            x = torch.relu(norm(convolution(x), frame_valid.any(1)))
             present = nn.functional.max_pool1d(present, time_stride, ceil_mode=True)
         weight = present[:, :, : x.shape[2]].to(x.dtype)  # [B, 1, F']
         tokens = x.mean((3, 4))  # [B, C, F']

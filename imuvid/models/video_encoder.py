@@ -25,7 +25,7 @@ from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, check_tower_files, 
 from imuvid.models.tensor_file import write_tensors
 from imuvid.models.tower import Tower
 from imuvid.models.towers import VideoTowerConfig, build_video_tower, without_weights
-from imuvid.models.video_videomae import VideoMAETowerConfig
+from imuvid.models.video_folder import config_of_folder
 
 FOLDER_NAME = "video_encoder"
 """Of the tower within a checkpoint."""
@@ -98,7 +98,7 @@ def find_video_encoder(path: str | Path) -> Path:
     except UserError as error:
         raise UserError(
             f"{path}: no video tower there: expected a checkpoint with {FOLDER_NAME}/, or a folder of a transformers"
-            f" VideoMAE with {CONFIG_NAME} and {WEIGHTS_NAME}"
+            f" model with {CONFIG_NAME} and {WEIGHTS_NAME}"
         ) from error
 
 
@@ -107,9 +107,9 @@ def load_video_encoder(path: str | Path, num_frames: int, size: int) -> VideoEnc
 
     Args:
         path: a checkpoint folder, its ``video_encoder/`` folder, ``checkpoints/latest``, or a folder of a transformers
-            VideoMAE (``config.json`` and ``model.safetensors``).
-        num_frames: of a clip. A tower of a checkpoint takes what it was trained on; of VideoMAE, whose position
-            embeddings are fixed, any multiple of its tubelet size.
+            model (``config.json`` and ``model.safetensors``); see :func:`imuvid.models.video_folder.config_of_folder`.
+        num_frames: of a clip. A tower of a checkpoint takes what it was trained on; VideoMAE and V-JEPA 2 any multiple
+            of their tubelet size, models of single pictures any number.
         size: height and width of a frame, pixels.
 
     Raises:
@@ -120,8 +120,8 @@ def load_video_encoder(path: str | Path, num_frames: int, size: int) -> VideoEnc
     try:
         fields = json.loads((folder / CONFIG_NAME).read_text())
         weights = (folder / WEIGHTS_NAME).read_bytes()
-        if fields.get("model_type") == "videomae":
-            config = _videomae(folder, fields, num_frames, size)
+        if "model_type" in fields:
+            config = config_of_folder(folder, fields, num_frames, size)
             tower = build_video_tower(config)
         else:
             config = _own(folder, fields, num_frames, size)
@@ -159,31 +159,3 @@ def _own(folder: Path, fields: dict[str, Any], num_frames: int, size: int) -> Vi
             f" {[size, size]}: build with frames.num={trained[0]} frames.size={trained[1][0]}"
         )
     return without_weights(tower)  # its own follow
-
-
-def _videomae(folder: Path, fields: dict[str, Any], num_frames: int, size: int) -> VideoTowerConfig:
-    """Return the tower of a transformers VideoMAE."""
-    from transformers import VideoMAEConfig
-
-    stated: Any = VideoMAEConfig.from_dict(fields)
-    for name in ("hidden_act", "layer_norm_eps"):
-        if getattr(stated, name) != getattr(VideoMAEConfig(), name):
-            raise UserError(f"{folder}: {name} is {getattr(stated, name)}, which the videomae tower does not have")
-    if stated.image_size != size:
-        raise UserError(f"{folder}: takes pictures of {stated.image_size} pixels: set frames.size={stated.image_size}")
-    if num_frames % stated.tubelet_size:
-        raise UserError(
-            f"{folder}: takes multiples of {stated.tubelet_size} frames, not {num_frames}: set another frames.num"
-        )
-    sizes = VideoMAETowerConfig(
-        num_frames=num_frames,
-        image_size=size,
-        patch_size=stated.patch_size,
-        tubelet_size=stated.tubelet_size,
-        hidden_size=stated.hidden_size,
-        num_layers=stated.num_hidden_layers,
-        num_heads=stated.num_attention_heads,
-        intermediate_size=stated.intermediate_size,
-        weights=str(folder),
-    )
-    return VideoTowerConfig(kind="videomae", videomae=sizes)

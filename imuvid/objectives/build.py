@@ -31,7 +31,9 @@ class ObjectiveConfig:
     """What is minimised: one objective, or a weighted sum; only the sections of those in it are read."""
 
     kind: str = "sigmoid"
-    """sigmoid (the paper's), infonce, cheshmi2025_softmax, nt_xent, masked, alignment, comodo, primus or focal."""
+    """sigmoid (the paper's), infonce, cheshmi2025_softmax, nt_xent, masked, alignment, comodo, primus or focal; with a
+    text tower also sigmoid or infonce of the IMU and narrations (sigmoid_imu_text, infonce_imu_text), or of the video
+    and narrations (sigmoid_video_text, infonce_video_text)."""
     extra: dict[str, float] = field(default_factory=dict)
     """Further objectives that are added to it, with their weights: {nt_xent: 0.5}."""
     mask_same_recording: bool = True
@@ -85,6 +87,10 @@ def build_objective(config: ObjectiveConfig, widths: Widths) -> WeightedSum:
     kinds: dict[str, Callable[[], Objective]] = {
         "sigmoid": lambda: PairwiseSigmoid(margin_s),
         "infonce": lambda: InfoNCE(margin_s),
+        "sigmoid_imu_text": lambda: PairwiseSigmoid(margin_s, modalities=("imu", "text")),
+        "sigmoid_video_text": lambda: PairwiseSigmoid(margin_s, modalities=("video", "text")),
+        "infonce_imu_text": lambda: InfoNCE(margin_s, modalities=("imu", "text")),
+        "infonce_video_text": lambda: InfoNCE(margin_s, modalities=("video", "text")),
         "cheshmi2025_softmax": lambda: Cheshmi2025Softmax(config.cheshmi2025_softmax),
         "nt_xent": lambda: NtXent(config.nt_xent, widths, margin_s),
         "masked": lambda: Masked(config.masked, widths),
@@ -124,6 +130,8 @@ def _check_settings(config: ObjectiveConfig) -> None:
         ("primus.self_share", lambda share: 0 <= share <= 1, "must be 0 to 1"),
         ("primus.queue_size", lambda number: number >= 0, "must be 0 or more"),
         ("focal.private_temperature", lambda value: value > 0, "must be above 0"),
+        ("focal.rank_weight", lambda value: value >= 0, "must be 0 or more"),
+        ("focal.rank_span_s", lambda seconds: seconds is None or seconds > 0, "must be above 0, or null"),
     ]
     for key, holds, demand in demands:
         value = operator.attrgetter(key)(config)

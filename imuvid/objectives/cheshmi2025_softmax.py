@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from imuvid.distributed import gather_batch, share_of_mean
 from imuvid.objectives.objective import Objective
+from imuvid.objectives.row_blocks import MAX_LOGITS, by_row_blocks
 from imuvid.objectives.views import Views
 
 
@@ -33,9 +34,10 @@ class Cheshmi2025SoftmaxConfig:
 
 
 class Cheshmi2025Softmax(Objective):
-    """The paper's soft-target softmax. Windows without IMU or video are left out; [b, W b] logits are kept."""
+    """The paper's soft-target softmax, some rows of logits at a time. Windows without IMU or video are left out."""
 
     needs = frozenset({"imu", "video"})
+    max_logits = MAX_LOGITS
 
     def __init__(self, config: Cheshmi2025SoftmaxConfig):
         super().__init__()
@@ -46,15 +48,27 @@ class Cheshmi2025Softmax(Objective):
         imu, video = views.pair()
         paired = views.has_imu & views.has_video
         all_imu, all_video, all_paired = gather_batch(imu), gather_batch(video), gather_batch(paired.long()).bool()
+        num, max_logits = len(all_imu), self.max_logits
+
+        def left_out(logits: Tensor) -> Tensor:
+            # Not -inf, which times a target of zero, or without any pair, would be no number.
+            return logits.masked_fill(~all_paired, -1e4)
+
+        def similarity(rows: slice) -> Tensor:  # [rows, W b], symmetric over all that is paired
+            return left_out(self.temperature * (imu[rows] @ all_imu.T + video[rows] @ all_video.T) / 2)
 
         def log_softmax(logits: Tensor) -> Tensor:
-            # Not -inf, which times a target of zero would be no number.
-            return logits.masked_fill(~all_paired, -1e4).log_softmax(1)
+            return left_out(logits).log_softmax(1)
 
-        similarity = self.temperature * (imu @ all_imu.T + video @ all_video.T) / 2  # [b, W b], symmetric over all
-        sums = similarity.masked_fill(~all_paired, -math.inf).logsumexp(1)
-        along_rows = (similarity - sums[:, None]).exp()
-        along_columns = (similarity - gather_batch(sums)).exp()  # P_ji: what other ranks' rows say of this one
-        losses = -(along_rows * log_softmax(imu @ all_video.T / self.temperature)).masked_fill(~all_paired, 0.0)
-        losses -= (along_columns * log_softmax(video @ all_imu.T / self.temperature)).masked_fill(~all_paired, 0.0)
-        return share_of_mean(losses.sum(1) / 2, paired), {"temperature": self.temperature.detach()}
+        sums = by_row_blocks(lambda rows: similarity(rows).logsumexp(1), len(imu), num, max_logits)
+        all_sums = gather_batch(sums)
+
+        def losses_of(rows: slice) -> Tensor:
+            along_rows = (similarity(rows) - sums[rows, None]).exp()
+            along_columns = (similarity(rows) - all_sums).exp()  # P_ji: what other ranks' rows say of this one
+            losses = -along_rows * log_softmax(imu[rows] @ all_video.T / self.temperature)
+            losses = losses - along_columns * log_softmax(video[rows] @ all_imu.T / self.temperature)
+            return losses.masked_fill(~all_paired, 0.0).sum(1)
+
+        losses = by_row_blocks(losses_of, len(imu), num, max_logits)
+        return share_of_mean(losses / 2, paired), {"temperature": self.temperature.detach()}

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CLIP_RANGE = 0.4
+"""Largest change of the contrast of a second view of a clip, and of its brightness as a share of 255."""
+
 
 @dataclass
 class SecondViewConfig:
@@ -55,6 +58,16 @@ def second_view(imu: Tensor, valid: Tensor, config: SecondViewConfig) -> tuple[T
         place = (torch.arange(steps, device=device) + 0.5) / steps
         valid = valid & ((place >= start) & (place < start + kept))[..., None, None]
     return imu * valid.repeat_interleave(3, dim=-1), valid
+
+
+def second_clip(frames: Tensor, frame_valid: Tensor) -> Tensor:
+    """Return another view of clips uint8 [B, F, H, W, 3]: mirrored or not, other contrast and brightness."""
+    batch, device = len(frames), frames.device
+    mirrored = (torch.rand(batch, device=device) < 0.5)[:, None, None, None, None]
+    contrast, offset = (2 * torch.rand(2, batch, 1, 1, 1, 1, device=device) - 1) * CLIP_RANGE
+    x = torch.where(mirrored, frames.flip(3), frames).float()
+    x = ((x - 127.5) * (1 + contrast) + 127.5 * (1 + 2 * offset)).clamp(0, 255)
+    return (x * frame_valid[:, :, None, None, None]).to(torch.uint8)
 
 
 def hide_patches(valid: Tensor, share: float, patch_samples: int) -> Tensor:

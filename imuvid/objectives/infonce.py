@@ -24,7 +24,7 @@ from imuvid.distributed import around_ring, log_sum_exp_over_ranks, rank, world_
 from imuvid.objectives.objective import Objective
 from imuvid.objectives.pairwise_sigmoid import CHUNK
 from imuvid.objectives.scale import bounded_scale
-from imuvid.objectives.views import Pairing, Views, tiles
+from imuvid.objectives.views import Modalities, Pairing, Views, tiles
 
 
 class InfoNCE(Objective):
@@ -33,20 +33,21 @@ class InfoNCE(Objective):
     Args:
         margin_s: see :class:`Pairing`.
         chunk: rows and columns of the blocks of logits.
+        modalities: the two that are contrasted.
     """
 
-    needs = frozenset({"imu", "video"})
-
-    def __init__(self, margin_s: float = 0.0, chunk: int = CHUNK):
+    def __init__(self, margin_s: float = 0.0, chunk: int = CHUNK, modalities: Modalities = ("imu", "video")):
         super().__init__()
-        self.margin_s, self.chunk = margin_s, chunk
+        self.margin_s, self.chunk, self.modalities = margin_s, chunk, modalities
+        self.needs = frozenset(modalities)
         self.log_scale = nn.Parameter(torch.full([1], math.log(1 / 0.07)))
 
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`Objective`. A window without IMU or video is still a negative of the others', by what it has."""
-        pairing = Pairing(views, self.margin_s, views.has_imu, views.has_video)
+        """See :class:`Objective`."""
+        pairing = views.pairing(self.margin_s, self.modalities)
         scale = bounded_scale(self.log_scale)
-        return symmetric_infonce(*views.pair(), scale, pairing, self.chunk), {"temperature": 1 / scale.detach()}
+        loss = symmetric_infonce(*views.pair(self.modalities), scale, pairing, self.chunk)
+        return loss, {"temperature": 1 / scale.detach()}
 
 
 def symmetric_infonce(first: Tensor, second: Tensor, scale: Tensor, pairing: Pairing, chunk: int = CHUNK) -> Tensor:

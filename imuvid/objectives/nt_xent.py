@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from imuvid.distributed import gather_batch, rank, share_of_mean
 from imuvid.objectives.objective import Objective, Widths
+from imuvid.objectives.row_blocks import MAX_LOGITS, by_row_blocks
 from imuvid.objectives.views import Views, near
 
 
@@ -33,9 +34,13 @@ class NtXentConfig:
 
 
 class NtXent(Objective):
-    """Contrast of two views of the IMU with the negatives of all ranks; [b, 2 W b] logits are kept for the backward."""
+    """Contrast of two views of the IMU with the negatives of all ranks.
+
+    Their embeddings are gathered, and the logits made some rows at a time.
+    """
 
     needs = frozenset({"imu_features", "second_features"})
+    max_logits = MAX_LOGITS
 
     def __init__(self, config: NtXentConfig, widths: Widths, margin_s: float):
         super().__init__()
@@ -47,15 +52,22 @@ class NtXent(Objective):
         """See :class:`Objective`."""
         first, second = (F.normalize(self.head(x), dim=-1) for x in (views.imu_features, views.second_features))
         everyone = torch.cat([gather_batch(first), gather_batch(second)])  # [2 W b, dim]
-        own = torch.arange(len(first), device=first.device) + rank() * len(first)
-        excluded = ~gather_batch(views.has_imu.long()).bool() | near(views, self.margin_s)  # [b, W b]
-        itself = F.one_hot(own, len(everyone) // 2).bool()
-        losses = []
-        for z, mask in (
-            (first, torch.cat([excluded | itself, excluded & ~itself], 1)),
-            (second, torch.cat([excluded & ~itself, excluded | itself], 1)),
-        ):
-            logits = (z @ everyone.T / self.temperature).masked_fill(mask, -math.inf)
-            target = own + (len(everyone) // 2 if z is first else 0)
-            losses.append(F.cross_entropy(logits, target, reduction="none"))
-        return share_of_mean(torch.cat(losses), views.has_imu.repeat(2)), {}
+        num, begin = len(everyone) // 2, rank() * len(first)
+        absent = ~gather_batch(views.has_imu.long()).bool()
+        near_rows = near(views, self.margin_s)
+
+        def losses_of(rows: slice) -> Tensor:
+            own = torch.arange(begin + rows.start, begin + rows.stop, device=first.device)
+            itself = F.one_hot(own, num).bool()
+            apart = (absent | near_rows(rows)) & ~itself  # [rows, W b]
+            losses = []
+            for z, mask, target in (
+                (first, torch.cat([apart | itself, apart], 1), own + num),
+                (second, torch.cat([apart, apart | itself], 1), own),
+            ):
+                logits = (z[rows] @ everyone.T / self.temperature).masked_fill(mask, -math.inf)
+                losses.append(F.cross_entropy(logits, target, reduction="none"))
+            return torch.stack(losses, 1)
+
+        losses = by_row_blocks(losses_of, len(first), 2 * len(everyone), self.max_logits)
+        return share_of_mean(losses, views.has_imu[:, None]), {}

@@ -31,3 +31,4 @@ class Widths:
     imu_tokens: int | None
     video_tokens: int | None
     embedding: int
+    video_features: int | None = None

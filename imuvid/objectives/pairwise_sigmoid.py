@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from imuvid.distributed import around_ring, rank
 from imuvid.objectives.objective import Objective
 from imuvid.objectives.scale import bounded_scale
-from imuvid.objectives.views import Pairing, Views, tiles
+from imuvid.objectives.views import Modalities, Pairing, Views, tiles
 
 CHUNK = 2048
 """Rows and columns of the blocks of logits: 16 MiB each in float32."""
@@ -36,21 +36,22 @@ class PairwiseSigmoid(Objective):
     Args:
         margin_s: see :class:`Pairing`.
         chunk: rows and columns of the blocks of logits.
+        modalities: the two that are contrasted.
     """
 
-    needs = frozenset({"imu", "video"})
-
-    def __init__(self, margin_s: float = 0.0, chunk: int = CHUNK):
+    def __init__(self, margin_s: float = 0.0, chunk: int = CHUNK, modalities: Modalities = ("imu", "video")):
         super().__init__()
-        self.margin_s, self.chunk = margin_s, chunk
+        self.margin_s, self.chunk, self.modalities = margin_s, chunk, modalities
+        self.needs = frozenset(modalities)
         self.log_scale = nn.Parameter(torch.full([1], math.log(10.0)))
         self.bias = nn.Parameter(torch.full([1], -10.0))
 
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`Objective`. A window without IMU or video is still a negative of the others', by what it has."""
-        pairing = Pairing(views, self.margin_s, views.has_imu, views.has_video)
+        """See :class:`Objective`."""
+        pairing = views.pairing(self.margin_s, self.modalities)
         scale = bounded_scale(self.log_scale)
-        loss = _RingSigmoid.apply(*views.pair(), scale, self.bias, pairing, self.chunk, torch.is_grad_enabled())
+        first, second = views.pair(self.modalities)
+        loss = _RingSigmoid.apply(first, second, scale, self.bias, pairing, self.chunk, torch.is_grad_enabled())
         return loss, {"temperature": 1 / scale.detach(), "bias": self.bias.detach()}
 
 

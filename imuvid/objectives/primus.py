@@ -55,14 +55,14 @@ class Primus(Objective):
         """See :class:`Objective`. Only in training mode are embeddings put into the queue."""
         imu, video = views.pair()
         first, second = (F.normalize(self.head(x), dim=-1) for x in (views.imu_features, views.second_features))
-        to_video = Pairing(views, self.margin_s, views.has_imu, views.has_video)
-        to_self = Pairing(views, self.margin_s, views.has_imu, views.has_imu)
+        to_video = views.pairing(self.margin_s)
+        to_self = Pairing(views, self.margin_s, views.has_imu)
         scales = bounded_scale(self.log_scale_video), bounded_scale(self.log_scale_self)
         by_video = symmetric_infonce(imu, video, scales[0], to_video)
         by_self = symmetric_infonce(first, second, scales[1], to_self)
         if self.queue is not None:
             near_video, near_first, found = self._neighbours(video)
-            with_neighbour = Pairing(views, self.margin_s, views.has_imu, views.has_video & found)
+            with_neighbour = Pairing(views, self.margin_s, to_video.positive & found)
             by_video = by_video + symmetric_infonce(imu, near_video, scales[0], with_neighbour)
             by_self = by_self + symmetric_infonce(first, near_first, scales[1], with_neighbour)
             if self.training:

@@ -69,6 +69,10 @@ class OODConfig(EvaluationSettings):
     subjects: str = "test"
     """test, or validation: training subjects alone are scored, each held out once, by the pretrained encoder's linear
     probe; for choosing settings of the pretraining."""
+    prompt: str = "a person is {}"
+    """Text that stands for a class in zero-shot classification by text; {} is its name in words."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Texts of classes that need other words: class to text."""
     paired: PairedConfig = field(default_factory=PairedConfig)
     """For retrieval between IMU and video, and zero-shot classification by video."""
     num_bootstrap: int = 2000

@@ -71,7 +71,8 @@ def few_shot_curves(result: dict[str, Any], style: dict[str, tuple[str, str]], n
         for axis, name in zip(axes, metrics, strict=True):
             _few_shot_panel(axis, scores, result["chance"].get(name), name, style, names)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=min(4, len(labels)))
+        columns = len(labels) if len(labels) < 5 else -(-len(labels) // 2)
+        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=columns)
         return _svg(figure)
 
 
@@ -129,10 +130,11 @@ def stress_curves(result: dict[str, Any]) -> str:
     """Return one panel a stressor: balanced accuracy against severity, with bands; severity 0 at the left."""
     rows = [row for row in result["scores"] if row["stressor"]]
     present = [name for name in STRESSORS if any(row["stressor"] == name for row in rows)]
-    num_rows = -(-len(present) // 3)
+    columns = min(len(present), 3 if len(present) < 7 else 4)
+    num_rows = -(-len(present) // columns)
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(9.4, 2.5 * num_rows + 0.4), layout="constrained")
-        axes = figure.subplots(num_rows, min(3, len(present)), squeeze=False, sharey=True).ravel()
+        axes = figure.subplots(num_rows, columns, squeeze=False, sharey=True).ravel()
         for axis, name in zip(axes, present, strict=False):
             for method in dict.fromkeys(row["method"] for row in rows):
                 colour, marker = STYLE[method]
@@ -153,7 +155,7 @@ def stress_curves(result: dict[str, Any]) -> str:
             axis.grid(axis="y")
         for axis in axes[len(present) :]:
             axis.set_visible(False)
-        for axis in axes[:: min(3, len(present))]:
+        for axis in axes[::columns]:
             axis.set_ylabel("balanced accuracy")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=len(labels))
@@ -188,7 +190,7 @@ def headline_intervals(results: dict[str, Any]) -> str:
                     )
             chance = results[name]["chance"][HEADLINE_METRIC]
             axis.plot([chance, chance], [row_number - 0.45, row_number + 0.45], color="#9ca3af", linestyle=":")
-        axis.set_yticks(range(len(tasks)), [_readable(name).replace("/", "\n") for name in tasks])
+        axis.set_yticks(range(len(tasks)), [_readable(name).replace("/", "\n", 1) for name in tasks])
         axis.invert_yaxis()
         axis.set_xlim(0, 1.02)
         axis.set_xlabel("balanced accuracy, all labelled training windows; 95 % intervals; dotted: chance")

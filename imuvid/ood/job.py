@@ -15,7 +15,10 @@ import torch
 from imuvid.config import to_dict
 from imuvid.errors import UserError
 from imuvid.imu.condition import ConditionConfig
+from imuvid.models import text_encoder
 from imuvid.models.encoder import Encoder, load_encoder, random_encoder, save_encoder
+from imuvid.models.shared_space import find_beside
+from imuvid.models.text_encoder import TextEncoder
 from imuvid.ood.cache import open_cache
 from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.base import Windows, data_folder
@@ -97,6 +100,7 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
     encoder = model if isinstance(model, FunctionModel) else load_encoder(model)
     run = None if isinstance(model, FunctionModel) else find_run(Path(model))
     out = _out_folder(config, run, encoder.config.provenance)
+    text, pairs = _text_encoder(model, config), _pair_encoder(model, encoder, config, device)
     parts = Parts(out / PARTS, identity(encoder, config))
     with one_thread():
         if execute is not None and isinstance(encoder, Encoder):
@@ -110,13 +114,12 @@ def evaluate(model: str | Path | FunctionModel, config: OODConfig, execute: Exec
         else:
             tasks = make_tasks(config, encoder, device)
             table = run_here(parts, tasks, run_fold)
-        pairs = _pair_encoder(model, encoder, config, device)
-        if pairs is not None:
-            table = merge([table, *zero_shot_table(tasks, pairs, config)])
+        if isinstance(encoder, Encoder) and (pairs is not None or text is not None):
+            table = merge([table, *zero_shot_table(tasks, encoder, pairs, text, config)])
         results = summarise(table, config.num_bootstrap, config.seed)
         queries = None
         if pairs is not None and config.paired.root is not None:
-            queries = retrieve(pairs.embed(*held_out(config.paired, encoder)), config.paired.max_offset_s)
+            queries = retrieve(pairs.embed(*held_out(config.paired, pairs.encoder)), config.paired.max_offset_s)
         maps = embedding_maps(tasks, config.seed)
     report = {
         "versions": describe_program(),
@@ -152,6 +155,15 @@ def _pair_encoder(
     if isinstance(model, FunctionModel) or not isinstance(encoder, Encoder):
         raise UserError("paired.root and paired.prototypes need a checkpoint, with heads and a video tower")
     return PairEncoder(Path(model), encoder, config.batch_size, device)
+
+
+def _text_encoder(model: str | Path | FunctionModel, config: OODConfig) -> TextEncoder | None:
+    folder = None if isinstance(model, FunctionModel) else find_beside(model, text_encoder.FOLDER_NAME)
+    if folder is None or config.subjects == "validation":
+        return None
+    if config.prompt.count("{}") != 1:
+        raise UserError(f"prompt='{config.prompt}': must have {{}} once, where the name of the class goes")
+    return text_encoder.load_text_encoder(folder)
 
 
 def make_tasks(config: OODConfig, encoder: Encoder | FunctionModel, device: torch.device) -> list[Task]:

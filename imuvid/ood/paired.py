@@ -12,7 +12,7 @@ from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import evaluation_batches
 from imuvid.errors import UserError
 from imuvid.models.encoder import Encoder
-from imuvid.models.shared_space import SharedSpace, find_shared_space, load_shared_space
+from imuvid.models.shared_space import FOLDER_NAME, SharedSpace, find_beside, load_shared_space
 from imuvid.models.video_encoder import load_video_encoder
 from imuvid.ood.protocols.folds import check_not_pretrained
 
@@ -72,7 +72,7 @@ class PairEncoder:
     """
 
     def __init__(self, checkpoint: Path, encoder: Encoder, batch_size: int, device: torch.device):
-        folder = find_shared_space(checkpoint)
+        folder = find_beside(checkpoint, FOLDER_NAME)
         if folder is None:
             raise UserError(
                 f"{checkpoint}: holds no shared_space/, the heads between IMU and video: paired.root and "

@@ -23,7 +23,7 @@ from imuvid.ood.figures import (
     stress_curves,
     training_curves,
 )
-from imuvid.ood.names import FINETUNE, LINEAR, ORACLE
+from imuvid.ood.names import FINETUNE, KNN, LINEAR, ORACLE
 from imuvid.ood.statements import METHOD_NAMES
 from imuvid.ood.stress import STRESSORS
 from imuvid.ood.summary import ALL, HEADLINE_METRIC
@@ -37,7 +37,19 @@ HEADLINE = (
     "handmade/forest",
 )
 """Columns of the headline table."""
+KEY_BASELINES = ("handmade/linear", "random/linear", "random/finetune")
+"""Baselines of the findings in the summary: what needs no pretraining."""
 LOWER_IS_BETTER = ("ece",)
+PROBE_NAMES = {LINEAR: "linear probe", FINETUNE: "fine-tuned", KNN: "nearest neighbours"}
+RETRIEVAL_NAMES = {
+    "r_at_1": "right one first (R@1)",
+    "r_at_5": "among the first 5 (R@5)",
+    "r_at_10": "among the first 10 (R@10)",
+    "mrr": "mean reciprocal rank",
+    "median_rank": "median rank",
+    "exact": "right window",
+    "median_error_s": "median error, s",
+}
 
 
 def render(report: dict[str, Any], maps: dict[str, Any]) -> str:
@@ -56,9 +68,12 @@ def render(report: dict[str, Any], maps: dict[str, Any]) -> str:
         .render(
             report=report,
             headline=_headline(results),
+            findings=_key_findings(report),
+            tally=_tally(results),
             intervals=_embed(headline_intervals(results)),
             leaky=[name for name, result in results.items() if not result["strict"]],
             tasks=[_task(name, result, report, maps.get(name)) for name, result in results.items()],
+            retrieval=_retrieval(report.get("retrieval")),
             training_figure=_embed(training_curves(training)) if training else None,
             config=json.dumps(report["config"], indent=2),
         )
@@ -84,7 +99,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
                 "curves": _embed(few_shot_curves(result, style, names)),
                 "tables": [
                     _table(result, HEADLINE_METRIC, {f"{m}/{probe}": m for m in models})
-                    | {"probe": {LINEAR: "linear probe", FINETUNE: "fine-tuned", "knn": "nearest neighbours"}[probe]}
+                    | {"probe": PROBE_NAMES.get(probe, probe.replace("-", " "))}
                     for probe in probes
                 ],
                 "differences": _differences(result, {f"{m}/{p}": f"{m}" for m in models for p in probes}),
@@ -98,8 +113,38 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["fact"] = _fact
+    environment.filters["title"] = _title
     environment.filters["anchor"] = lambda name: "".join(c if c.isalnum() else "-" for c in name)
     return environment
+
+
+def _title(task: str) -> str:
+    """Return the name of a task for people: DATASET/PROTOCOL becomes ``data set · protocol``."""
+    return task.replace("_", " ").replace("/", " · ")
+
+
+def _key_findings(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the findings of the summary: on all training windows of strict tasks, against the baselines of KEY."""
+    strict = [name for name, result in report["results"].items() if result["strict"]]
+    return [
+        row
+        for row in report["statements"]
+        if row["dataset"] in strict and row["shots"] == ALL and row["reference"] in KEY_BASELINES
+    ]
+
+
+def _tally(results: dict[str, Any]) -> dict[str, int] | None:
+    """Return on how many strict tasks the encoder beats hand-made features, falls behind them, or neither is clear."""
+    verdicts = [
+        row["verdict"]
+        for result in results.values()
+        if result["strict"]
+        for row in _differences(result, {})
+        if (row["method"], row["reference"]) == ("pretrained/linear", "handmade/linear")
+        and row["shots"] == ALL
+        and row["metric"] == METRIC_NAMES[HEADLINE_METRIC]
+    ]
+    return {name: verdicts.count(name) for name in ("better", "worse", "open")} if verdicts else None
 
 
 def _headline(results: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +227,7 @@ def _table(result: dict[str, Any], metric: str, names: dict[str, str]) -> dict[s
             )
     return {
         "metric": METRIC_NAMES[metric],
+        "main": metric in (HEADLINE_METRIC, "auc", "average_precision"),
         "columns": ["all windows" if k == ALL else f"{k} shot{'s' if k > 1 else ''}" for k in shots],
         "rows": rows,
         "chance": result["chance"].get(metric),
@@ -226,6 +272,28 @@ def _differences(result: dict[str, Any], names: dict[str, str]) -> list[dict[str
                 }
             )
     return rows
+
+
+def _retrieval(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return each task of the retrieval with its metrics as rows."""
+    if found is None:
+        return []
+    return [
+        {
+            "name": name.replace("_", " "),
+            "num_queries": task["num_queries"],
+            "candidates": task["candidates"],
+            "rows": [
+                {
+                    "metric": RETRIEVAL_NAMES.get(metric, metric),
+                    "cell": _cell(estimate, False),
+                    "chance": f"{estimate['chance']:.3f}" if "chance" in estimate else "",
+                }
+                for metric, estimate in task["metrics"].items()
+            ],
+        }
+        for name, task in found["tasks"].items()
+    ]
 
 
 def _stress_losses(result: dict[str, Any]) -> list[dict[str, Any]]:

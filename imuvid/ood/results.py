@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -49,11 +50,11 @@ class EvaluationResult:
 def describe_model(model: str | Path | FunctionModel, encoder: Encoder | FunctionModel) -> dict[str, Any]:
     """Return what report.json says of the model."""
     name = model.name if isinstance(model, FunctionModel) else str(model)
-    is_ours = isinstance(encoder, Encoder)
+    ours = encoder if isinstance(encoder, Encoder) else None
     return {
         "checkpoint": name,
-        "weights_sha256": weights_sha256(encoder) if is_ours else None,
-        "num_parameters": sum(part.numel() for part in encoder.parameters()) if is_ours else None,
+        "weights_sha256": weights_sha256(ours) if ours else None,
+        "num_parameters": sum(part.numel() for part in ours.parameters()) if ours else None,
         "imu_rate_hz": encoder.config.imu_rate_hz,
         "window_s": encoder.config.window_s,
         "positions": encoder.config.positions,
@@ -88,9 +89,9 @@ def write_results(
     Raises:
         UserError: a file cannot be written.
     """
+    tables = {PREDICTIONS: table} | ({} if queries is None else {RETRIEVAL: queries})
     files: dict[str, Callable[[Path], Any]] = {
-        PREDICTIONS: lambda path: write_predictions(table, path),
-        **({} if queries is None else {RETRIEVAL: lambda path: write_predictions(queries, path)}),
+        **{name: functools.partial(write_predictions, rows) for name, rows in tables.items()},
         DRAWS: lambda path: path.write_text(json.dumps(draws, indent=1)),
         MAPS: lambda path: path.write_text(json.dumps(maps)),
         REPORT_JSON: lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False)),

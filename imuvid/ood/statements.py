@@ -102,7 +102,7 @@ def statements(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one finding per task, baseline and number of shots that matters most (fewest, 10, all).
 
     Returns:
-        dicts with ``dataset`` (the task), ``text`` and ``verdict``: better, worse or open.
+        dicts with ``dataset`` (the task), ``shots``, ``reference``, ``text`` and ``verdict``: better, worse or open.
     """
     findings = []
     for name, result in results.items():
@@ -111,7 +111,8 @@ def statements(results: dict[str, Any]) -> list[dict[str, Any]]:
         chosen = [s for i, s in enumerate(shots) if i == 0 or s in (10, ALL)]
         for row in rows:
             if row["shots"] in chosen and row["reference"] != "none/majority":
-                findings.append({"dataset": name, **_statement(name, result, row)})
+                about = {"dataset": name, "shots": row["shots"], "reference": row["reference"]}
+                findings.append(about | _statement(name, result, row))
     return findings
 
 

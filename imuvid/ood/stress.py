@@ -245,8 +245,8 @@ STRESSORS: dict[str, Stressor] = {
     "missing_sensor": Stressor("missing sensors", "sensors", (1.0, 2.0, 3.0), _without_sensors, _has_one_sensor),
     "rotation": Stressor("rotated mounting", "degrees", (15.0, 30.0, 60.0, 90.0, 180.0), _rotated),
     "lower_rate": Stressor("lower rate", "times lower", (2.0, 4.0, 8.0), _slower),
-    "noise": Stressor("added noise", "SD, m/s² (gyroscope: 0.2 rad/s each)", (0.5, 1.0, 2.0, 4.0), _noisy),
-    "drift": Stressor("added drift", "m/s² at the end (gyroscope: 0.1 rad/s each)", (0.5, 1.0, 2.0, 4.0), _drifting),
+    "noise": Stressor("added noise", "SD, m/s² (and 0.2 rad/s each)", (0.5, 1.0, 2.0, 4.0), _noisy),
+    "drift": Stressor("added drift", "m/s² at the end (and 0.1 rad/s each)", (0.5, 1.0, 2.0, 4.0), _drifting),
     "jitter": Stressor("clock jitter", "SD, ms", (5.0, 10.0, 20.0, 40.0), _jittered),
     "shorter": Stressor("shorter windows", "share lost", (0.25, 0.5, 0.75), _shorter),
 }

@@ -27,7 +27,9 @@ from imuvid.ood.statistics import LEVEL, MIN_SUBJECTS, draw_weights, holm, inter
 ALL = "all"
 """What stands for the number of shots of a probe on all training windows."""
 HEADLINE_METRIC = "balanced_accuracy"
-COMPARISONS = {
+Comparisons = dict[tuple[str, str], tuple[tuple[str, str], ...]]
+"""Representation and probe to those that they are compared with."""
+COMPARISONS: Comparisons = {
     (PRETRAINED, LINEAR): (
         (RANDOM, LINEAR),
         (HANDMADE, LINEAR),
@@ -74,7 +76,7 @@ class Score:
     """Domain to float64 [1 + B] of the headline metric."""
 
 
-def summarise(table: pa.Table, num_bootstrap: int, seed: int) -> dict[str, Any]:
+def summarise(table: pa.Table, num_bootstrap: int, seed: int, comparisons: Comparisons = COMPARISONS) -> dict[str, Any]:
     """Return, by task, every number that the report shows. Plain dicts, lists and scalars; None for undefined.
 
     A score is the mean over draws, and over domains where the protocol leaves out one at a time. Its interval resamples
@@ -85,15 +87,18 @@ def summarise(table: pa.Table, num_bootstrap: int, seed: int) -> dict[str, Any]:
         table: of :mod:`imuvid.ood.predictions`.
         num_bootstrap: resamples.
         seed: of the resamples.
+        comparisons: what is compared with what.
     """
     results = {}
     for name, fact in task_facts(table).items():
         chosen = pc.and_(pc.equal(table["dataset"], fact["dataset"]), pc.equal(table["protocol"], fact["protocol"]))
-        results[name] = _summarise_task(table.filter(chosen), fact, num_bootstrap, seed)
+        results[name] = _summarise_task(table.filter(chosen), fact, num_bootstrap, seed, comparisons)
     return results
 
 
-def _summarise_task(table: pa.Table, fact: dict[str, Any], num_bootstrap: int, seed: int) -> dict[str, Any]:
+def _summarise_task(
+    table: pa.Table, fact: dict[str, Any], num_bootstrap: int, seed: int, comparisons: Comparisons
+) -> dict[str, Any]:
     classes: list[str] = fact["classes"]
     positive = classes.index(fact["positive"]) if fact["positive"] else None
     subjects = sorted(pc.unique(table["subject"]).to_pylist())
@@ -135,7 +140,7 @@ def _summarise_task(table: pa.Table, fact: dict[str, Any], num_bootstrap: int, s
         },
         "chance": chance,
         "scores": [_entry(key, score, classes, len(subjects)) for key, score in scores.items()],
-        "differences": _differences(scores, names, len(subjects)),
+        "differences": _differences(scores, names, len(subjects), comparisons),
         "warnings": warnings,
     }
 
@@ -193,14 +198,16 @@ def _entry(key: Key, score: Score, classes: list[str], num_subjects: int) -> dic
     return entry
 
 
-def _differences(scores: dict[Key, Score], names: list[str], num_subjects: int) -> list[dict[str, Any]]:
+def _differences(
+    scores: dict[Key, Score], names: list[str], num_subjects: int, comparisons: Comparisons
+) -> list[dict[str, Any]]:
     """Return the comparisons with baselines, on clean windows; settings chosen by the test windows enter none."""
     rows = []
     for key, own in scores.items():
         if key.stressor or key.selection == ORACLE:
             continue
         family = []
-        for reference in COMPARISONS.get((key.representation, key.probe), ()):
+        for reference in comparisons.get((key.representation, key.probe), ()):
             found = [
                 candidate
                 for candidate in scores

@@ -10,8 +10,10 @@ import torch
 
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.errors import UserError
+from imuvid.models.encoder import Encoder
+from imuvid.models.text_encoder import TextEncoder
 from imuvid.ood.config import OODConfig
-from imuvid.ood.embedding import conditioned, embed
+from imuvid.ood.embedding import choose_device, conditioned, embed
 from imuvid.ood.names import PRETRAINED
 from imuvid.ood.paired import Paired, PairEncoder, prototype_samples
 from imuvid.ood.predictions import to_table
@@ -19,43 +21,58 @@ from imuvid.ood.protocols.task import Task
 from imuvid.ood.protocols.zero_shot import ZeroShot, source_prototypes, zero_shot
 
 
-def zero_shot_table(tasks: Sequence[Task], pairs: PairEncoder, config: OODConfig) -> list[pa.Table]:
-    """Return the predictions of zero-shot classification by video for each strict task, and note what is not to be had.
+def zero_shot_table(
+    tasks: Sequence[Task], encoder: Encoder, pairs: PairEncoder | None, text: TextEncoder | None, config: OODConfig
+) -> list[pa.Table]:
+    """Return the predictions of zero-shot classification for each strict task, and note what is not to be had.
 
     Args:
         tasks: their notes are added to.
-        pairs: towers and heads of the checkpoint.
+        encoder: the pretrained IMU encoder.
+        pairs: towers and heads of the checkpoint; None: nothing by video.
+        text: of the checkpoint; None: nothing by text.
         config: of the evaluation; ``paired.prototypes`` names the source, ``shards.root`` a target with video.
 
     Raises:
         UserError: the datasets of the source or of the target cannot be read, or do not fit the towers.
     """
-    source = None if config.paired.prototypes is None else pairs.embed(*prototype_samples(config.paired))
+    source = None
+    if pairs is not None and config.paired.prototypes is not None:
+        source = pairs.embed(*prototype_samples(config.paired))
     tables = []
     for task in tasks:
         if not task.strict:
             continue
-        given = ZeroShot(imu=_imu(task, pairs))
+        features, given = torch.from_numpy(_features(task, encoder, config)), ZeroShot()
+        if text is not None:
+            texts = [prompt(name, config) for name in task.windows.classes]
+            given.text = text.project(features).numpy(), text.embed(texts).numpy()
+        if pairs is not None:
+            given.imu = pairs.space.project_imu(features).numpy()
         if source is not None:
             given.source, missing = source_prototypes(task.windows.classes, source.label, source.video)
             if missing:
                 lacking = ", ".join(missing)
                 task.notes.append(f"No zero-shot classification by video of the source: it has none of {lacking}.")
-        if "shards" in config.datasets and task.domain is None:
+        if pairs is not None and "shards" in config.datasets and task.domain is None:
             given.video = _target_video(task, pairs, config)
         blocks = [block for fold in task.folds for block in zero_shot(task, fold, given)]
         tables += [to_table(task, blocks)] if blocks else []
     return tables
 
 
-def _imu(task: Task, pairs: PairEncoder) -> np.ndarray:
-    """Return the windows in the shared space, all sensors combined as in pretraining, float32 [N, E]."""
+def prompt(name: str, config: OODConfig) -> str:
+    """Return the text that stands for a class: the config's own, or the template with its name in words."""
+    return config.prompts.get(name, config.prompt.format(name.replace("_", " ")))
+
+
+def _features(task: Task, encoder: Encoder, config: OODConfig) -> np.ndarray:
+    """Return the features of the windows, all sensors combined as in pretraining, float32 [N, D]."""
     windows = task.windows
-    features = task.features[PRETRAINED][0]
-    if len(windows.positions) > 1:
-        seen = conditioned(windows, pairs.encoder.config.condition)
-        features = embed(pairs.encoder, seen, pairs.batch_size, pairs.device, "together")
-    return pairs.space.cpu().project_imu(torch.from_numpy(features)).numpy()
+    if len(windows.positions) == 1:
+        return task.features[PRETRAINED][0]
+    seen = conditioned(windows, encoder.config.condition)
+    return embed(encoder, seen, config.batch_size, choose_device(config.device), "together")
 
 
 def _target_video(task: Task, pairs: PairEncoder, config: OODConfig) -> np.ndarray | None:

@@ -21,6 +21,8 @@ from imuvid.manifest import manifest_problem
 from imuvid.training.guard import GuardState
 
 LATEST_NAME = "latest"
+FINISHED_NAME = "finished.json"
+"""File of a run folder that says which step was the last one to do."""
 STREAM_FORMAT = 2
 
 
@@ -49,6 +51,19 @@ class StreamState:
 def checkpoint_name(step: int) -> str:
     """Return the name of the folder of a checkpoint."""
     return f"step-{step:08d}"
+
+
+def write_finished(run: Path, step: int) -> None:
+    """Say in a run folder that all its steps are done, for those who wait for its checkpoints."""
+    (run / FINISHED_NAME).write_text(json.dumps({"step": step}) + "\n")
+
+
+def read_finished(run: Path) -> int | None:
+    """Return the last step of a run that has done all its steps, else None."""
+    try:
+        return int(json.loads((run / FINISHED_NAME).read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:

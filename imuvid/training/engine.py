@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
 from imuvid.models.tower import Tower
+from imuvid.models.tuning import FrozenAtFirst
 from imuvid.training.engine_state import EngineState, Snapshot
 from imuvid.training.grad_cache import CachedForward, check_cacheable
 from imuvid.training.loss_scale import LossScale
@@ -179,6 +180,7 @@ class Engine:
         self.device = device
         self._phases = phases or Phases(device)
         self._stage, self._accumulate = config.zero_stage, config.accumulate
+        self._step_number = 0
         self._micro_batch_size = config.micro_batch_size
         self._clip = optimizer.grad_clip or math.inf
         self._norm: float | None = None
@@ -240,6 +242,13 @@ class Engine:
         """The model itself."""
         return self.engine.module
 
+    def at_step(self, step: int) -> None:
+        """Say which step of the run comes next: some parts of a model are frozen in the first ones."""
+        self._step_number = step
+        for module in self.module.modules():
+            if isinstance(module, FrozenAtFirst):
+                module.at_step(step)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, figures) of this rank: with ``accumulate`` the mean loss of the parts, figures of the last.
 
@@ -265,7 +274,8 @@ class Engine:
         was one of fp16 that a lower loss scale, which the next step has, may mend.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+            started = self._step_number >= group["frozen_steps"]
+            group["lr"] = lr * group["lr_scale"] if started else 0.0
         self.backward(loss)
         with self._phases.phase("optimizer"):
             self._norm = self._step()

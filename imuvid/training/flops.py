@@ -68,7 +68,7 @@ def flops_per_window(model: TwoTower, dataset: AnyDataset, num_frames: int) -> f
     """
     try:
         with torch.device("meta"):
-            batch = _empty_batch(dataset, num_frames)
+            batch = _empty_batch(dataset, num_frames, getattr(model.text_tower, "max_tokens", 0))
             with FlopCounterMode(display=False) as counter:
                 made = model.views(batch).differentiable()
                 torch.stack([x.sum() for x in made.values() if x.requires_grad]).sum().backward()
@@ -90,7 +90,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype, stated_tflops: float) -
     return found[dtype != torch.float32] * 1e12 if found else None
 
 
-def _empty_batch(dataset: AnyDataset, num_frames: int, size: int = 2) -> Batch:
+def _empty_batch(dataset: AnyDataset, num_frames: int, num_tokens: int, size: int = 2) -> Batch:
     info = dataset.info
     shape = (size, round(info.window_s * info.imu_rate_hz), len(info.positions))
     frames: Tensor = torch.zeros(size, num_frames, *info.frame_size, 3, dtype=torch.uint8)
@@ -105,4 +105,5 @@ def _empty_batch(dataset: AnyDataset, num_frames: int, size: int = 2) -> Batch:
         sample=torch.zeros(size, dtype=torch.int64),
         skipped=torch.zeros(size, 2, dtype=torch.int64),
         start_s=torch.zeros(size, dtype=torch.float64),
+        text=torch.zeros(size, num_tokens, dtype=torch.int64),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from imuvid.models.tower import Tower
+from imuvid.models.tuning import FrozenAtFirst
 
 
 @dataclass
@@ -82,23 +83,25 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     and what comes before them layer_decay^(n + 1), as in BEiT (Bao et al., ICLR 2022); all else has it in full.
 
     Returns:
-        Groups with "params", "weight_decay" and "lr_scale"; the first decays, the second does not, at full rate.
+        Groups with "params", "weight_decay", "lr_scale" and "frozen_steps": how many steps at the beginning have no
+        learning rate, as for what is in a :class:`FrozenAtFirst`. The first group decays, the second does not, at full
+        rate from the first step on.
     """
     shares = _rate_shares(model, layer_decay)
-    groups: dict[tuple[float, bool], dict] = {}
-    for share in (1.0, *sorted(set(shares.values()) - {1.0})):
-        for decays in (True, False):
-            groups[share, decays] = {
-                "params": [],
-                "weight_decay": weight_decay if decays else 0.0,
-                "lr_scale": share,
-            }
+    late = [module for module in model.modules() if isinstance(module, FrozenAtFirst)]
+    frozen_steps = {id(parameter): module.steps for module in late for parameter in module.parameters()}
+    groups: dict[tuple[float, int, bool], list[nn.Parameter]] = {(1.0, 0, True): [], (1.0, 0, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and not any(part.startswith(TABLES) for part in name.split("."))
-            groups[shares.get(name, 1.0), decays]["params"].append(parameter)
-    whole = [groups[1.0, True], groups[1.0, False]]
-    return whole + [group for key, group in groups.items() if key[0] != 1.0 and group["params"]]
+            key = shares.get(name, 1.0), frozen_steps.get(id(parameter), 0), decays
+            groups.setdefault(key, []).append(parameter)
+    whole, others = list(groups.items())[:2], list(groups.items())[2:]
+    ordered = whole + sorted(others, key=lambda item: (*item[0][:2], not item[0][2]))
+    return [
+        {"params": params, "weight_decay": weight_decay if decays else 0.0, "lr_scale": share, "frozen_steps": steps}
+        for (share, steps, decays), params in ordered
+    ]
 
 
 def _rate_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:

@@ -23,11 +23,12 @@ from imuvid.data.mixture import sample_order
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import training_stream
 from imuvid.errors import UserError
+from imuvid.models.text_tokens import load_tokenizer
 from imuvid.models.towers import with_places
 from imuvid.models.two_tower import TwoTower
 from imuvid.training import preemption
 from imuvid.training.agreement import Agreed, agree
-from imuvid.training.checkpoint import StreamState, read_stream_state
+from imuvid.training.checkpoint import StreamState, read_stream_state, write_finished
 from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_staging
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import Engine, rank_store, resolve_device, resolve_dtype, start_process_group
@@ -43,7 +44,7 @@ from imuvid.training.profiling import StepProfiler, profile_window
 from imuvid.training.retrieval import validate
 from imuvid.training.start import check_run_folder, check_start, meta_model
 from imuvid.training.starts import CrashLoop, count_start, forget_starts
-from imuvid.training.tower_files import head_parts, tower_parts
+from imuvid.training.tower_files import tower_parts, tower_states
 from imuvid.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,10 @@ class Run:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = resolve_device(config.engine.device, int(os.environ["LOCAL_RANK"]))
         self.dataset, self.held_out = check_start(config, self.world)
-        middle = retrieval_windows(self.held_out, config.train.validate_windows)
-        stride = -(-len(middle) // config.train.validate_max_windows)
+        middle = retrieval_windows(self.held_out, config.train.validate_windows) if self.dataset.info.num_frames else []
+        stride = max(1, -(-len(middle) // config.train.validate_max_windows))
         self.validation_samples = middle[::stride]
+        self.tokenizer = load_tokenizer(config.model.text_tower)
         self.order = sample_order(self.dataset, config.data, config.seed)
         self.epoch_size = config.data.epoch_samples or self.order.num_samples
         steps_per_epoch = self.epoch_size / config.data.batch_size
@@ -124,8 +126,8 @@ class Run:
     def stream(self) -> Iterator[Batch]:
         """This rank's batches from the current step on."""
         pin_memory = self.device.type == "cuda"
-        config = self.config
-        return training_stream(self.dataset, config.data, config.seed, self.rank, self.world, self.step, pin_memory)
+        data, seed, tokenize = self.config.data, self.config.seed, self.tokenizer
+        return training_stream(self.dataset, data, seed, self.rank, self.world, self.step, pin_memory, tokenize)
 
     def watch(self, phase: str, limit_s: float) -> None:
         """Tell the watchdog what this rank does from now on."""
@@ -149,6 +151,7 @@ class Run:
         loss = None
         if not self.guard.passes_over(self.step):
             self.engine.keep_buffers()
+            self.engine.at_step(self.step)
             loss, self._figures = self.engine.forward(batch.to(self.device))
         self.watch("agreeing", limit_s)
         due = self.config.train.checkpoint_every_minutes > 0 and time.monotonic() > self._save_at
@@ -243,7 +246,10 @@ class Run:
         return {"loss_scale": self.engine.loss_scale.value, "overflows": float(overflows)}
 
     def validate(self) -> dict[str, float] | None:
-        """Retrieval on the held-out windows; None where a signal came before it was through."""
+        """Retrieval on the held-out windows, nothing where they have no video; None where a signal came in between."""
+        if not self.validation_samples:
+            self.validation_due = False
+            return {}
         local = self.config.data.batch_size // self.world
         condition = self.config.data.condition
 
@@ -264,14 +270,10 @@ class Run:
         """Have a checkpoint of the current step written; ``wait`` until it is."""
         self.finish_saving()
         self.watch("saving", self.config.engine.timeout_s)
-        imu = self.engine.tower_state("imu_tower")
-        has_pictures = self.dataset.info.video_embedding is None
-        video = self.engine.tower_state("video_tower") if has_pictures else None
-        heads = {name: self.engine.tower_state(name) for name in ("imu_head", "video_head")}
+        states = tower_states(self.engine, self.dataset)
         parts: Parts = {f"engine/{name}": write for name, write in self.engine.snapshot().files().items()}
         if self.rank == 0:
-            parts |= head_parts(self.config, self.dataset, self.step, self.engine.module, heads)
-            parts |= tower_parts(self.config, self.dataset, self.step, imu, video)
+            parts |= tower_parts(self.config, self.dataset, self.step, states, self.tokenizer)
         state = StreamState(
             step=self.step,
             samples_seen=self.step * self.config.data.batch_size,
@@ -309,6 +311,7 @@ class Run:
             (self.folder / STOP_NAME).unlink(missing_ok=True)  # heard: the next start shall go on
         else:
             done = self.step - started_at
+            write_finished(self.folder, self.step)
             self.journal.say(f"finished: {done} steps in {took:.0f} s; checkpoint {self.checkpoint}")
         self.forget_starts()
 

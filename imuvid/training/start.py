@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from imuvid import config as configs
-from imuvid.data.mixture import AnyDataset, changed_part, open_split, sample_order
+from imuvid.data.mixture import AnyDataset, changed_part, open_held_out, open_split, sample_order
 from imuvid.data.shard_dataset import retrieval_windows
 from imuvid.data.stream import DataConfig, open_cache
 from imuvid.errors import UserError
@@ -45,8 +45,8 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     """Open the training and the held-out split, and refuse what cannot be trained on ``world`` ranks.
 
     Raises:
-        UserError: the dataset is incomplete, has no video or not what the video tower takes, a subject is in both
-            splits, or a setting does not fit.
+        UserError: the dataset is incomplete, has no video for an objective with video or not what the video tower
+            takes, a subject is in both splits, or a setting does not fit.
     """
     _check_settings(config)
     dtype = resolve_dtype(config.engine.dtype)
@@ -61,7 +61,7 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
             " engine.micro_batch_size saves memory with those of the whole batch)"
         )
     train = open_split(config.data, config.data.train_split)
-    held_out = open_split(config.data, config.data.val_split)
+    held_out = open_held_out(config.data)
     where = " + ".join(str(part.store) for part in train.parts)
     order = sample_order(train, config.data, config.seed)
     if config.data.batch_size > order.num_samples:
@@ -69,9 +69,9 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
             f"data.batch_size={config.data.batch_size} exceeds the {order.num_samples} samples of split"
             f" '{config.data.train_split}' in {where}"
         )
-    if train.info.num_frames == 0:
-        raise UserError(f"{where}: has no video: build it with frames.num above 0 to pretrain on it")
-    _check_video_tower(config.model.video_tower, train.info.embedding_dim, where)
+    has_video = train.info.num_frames > 0
+    if has_video:
+        _check_video_tower(config.model.video_tower, train.info.embedding_dim, where)
     shared = {s for s in train.subjects.unique() if s} & {s for s in held_out.subjects.unique() if s}
     if shared:
         raise UserError(
@@ -85,6 +85,11 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
     two_tower = meta_model(config.model, dtype)
     _check_imu_tower(config.model.imu_tower, two_tower.imu_tower, train)
     _check_objective(config, two_tower.objective.needs, len(train.info.positions))
+    if not has_video and two_tower.objective.needs & {"video", "video_tokens"}:
+        raise UserError(
+            f"{where}: has no video, which the objective needs: build it with frames.num above 0, train on a"
+            " data.mixture with a dataset that has video, or set model.objective.kind to nt_xent or masked"
+        )
     check_engine(config.engine, two_tower)
     return train, held_out
 
@@ -92,7 +97,10 @@ def check_start(config: PretrainConfig, world: int) -> tuple[AnyDataset, AnyData
 def meta_model(config: ModelConfig, dtype: torch.dtype) -> TwoTower:
     """Return the model on the meta device, which takes neither memory nor time."""
     config = dataclasses.replace(
-        config, imu_tower=without_weights(config.imu_tower), video_tower=without_weights(config.video_tower)
+        config,
+        imu_tower=without_weights(config.imu_tower),
+        video_tower=without_weights(config.video_tower),
+        text_tower=without_weights(config.text_tower),
     )
     with torch.device("meta"):
         return TwoTower(config, dtype)

@@ -12,7 +12,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,7 @@ def _claim(config: SweepConfig, folder: Path, resume: bool) -> dict[int, dict[st
         changed = sorted(_changed(configs.to_dict(earlier), configs.to_dict(config)))
         if begun and changed:
             raise UserError(f"{folder} holds a sweep with another {', '.join(changed[:3])}: set them back, or name=...")
-    records.replace_text(saved, configs.to_yaml(replace(config)))
+    records.replace_text(saved, configs.to_yaml(config))
     return begun
 
 

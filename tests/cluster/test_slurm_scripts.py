@@ -106,7 +106,7 @@ def test_a_cancelled_job_whose_ranks_crash_over_it_stays_cancelled(slurm_cluster
     slurm_cluster.run("scancel", job)
     slurm_cluster.wait_for(job, ["CANCELLED"], timeout_s=30)
     slurm_cluster.clear()  # until it has left its hosts
-    assert "is CANCELLED: it is not requeued" in slurm_cluster.log(job)
+    assert "is COMPLETING: it is not requeued" in slurm_cluster.log(job)
     shown = slurm_cluster.show(job)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
 

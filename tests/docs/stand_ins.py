@@ -10,6 +10,7 @@ import numpy as np
 
 from imuvid.models.encoder import EncoderConfig, random_encoder, save_encoder
 from imuvid.models.towers import ImuTowerConfig
+from tests.imuvid.ood.fakes import write_hapt
 from tests.shards.recordings import write_video
 
 GRAVITY = 9.80665
@@ -22,6 +23,8 @@ def lay_out(page: str, folder: Path, dataset: Path) -> None:
     elif page == "docs/export.md":
         config = EncoderConfig(ImuTowerConfig(), imu_rate_hz=20.0, window_s=1.0)
         save_encoder(folder / "encoders/mine", config, random_encoder(config, seed=0).tower.state_dict())
+    elif page == "docs/evaluation.md":
+        write_hapt(folder / "data/hapt", 30)
     elif page == "docs/extending/source.md":
         recording = folder / "recordings/anna_1"
         recording.mkdir(parents=True)

@@ -19,6 +19,7 @@ from imuvid.ood.config import OODConfig
 from imuvid.ood.datasets.generic import GenericLayout
 from imuvid.training.config import PretrainConfig
 from launcher.cli import app
+from launcher.evaluate_cli import split_arguments
 from launcher.sweep.config import SweepConfig
 from shards.config import BuildConfig
 from shards.embed_imu import EmbedConfig
@@ -93,6 +94,8 @@ def check_imuvid(words: list[str]) -> None:
         name.append(str(command.name))
     parsed = command.make_context(" ".join(name), list(words)).params
     which = " ".join(name)
+    if which == "evaluate":
+        _, parsed["config"], parsed["words"] = split_arguments(parsed["arguments"])
     given = list(parsed.get("words") or [])
     if which in CONFIGS and (REPOSITORY / parsed["config"]).is_file():
         load(CONFIGS[which], REPOSITORY / parsed["config"], given)

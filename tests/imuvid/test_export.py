@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,9 +18,12 @@ from imuvid.errors import UserError
 from imuvid.export import export_encoder, onnx_difference
 from imuvid.imu.condition import ConditionConfig
 from imuvid.models.encoder import Encoder, EncoderConfig, load_encoder, save_encoder
+from imuvid.models.heads import HeadConfig
 from imuvid.models.imu_cnn import ImuCnnConfig
+from imuvid.models.text_encoder import TextEncoder, TextEncoderConfig, save_text_encoder
+from imuvid.models.text_tokens import load_tokenizer
 from imuvid.models.towers import ImuTowerConfig
-from tests.imuvid.models.small import IMU, THIS, imu_tower, window
+from tests.imuvid.models.small import IMU, TEXT, THIS, imu_tower, window, write_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +58,11 @@ def small(tmp_path_factory) -> Path:
     )
     folder = run / "checkpoints/step-00000007/encoder"
     save_encoder(folder, config, Encoder(config).tower.state_dict())
+    tower = dataclasses.replace(TEXT, clip=dataclasses.replace(TEXT.clip, tokenizer=str(write_tokenizer(run))))
+    text = TextEncoderConfig(tower, HeadConfig(dim=4), imu_feature_dim=8)
+    tokenizer = load_tokenizer(tower)
+    state = TextEncoder(text, tokenizer).state_dict()
+    save_text_encoder(folder.parent / "text_encoder", text, state, tokenizer.description)
     (run / "checkpoints/latest").write_text("step-00000007\n")
     (run / "metrics.jsonl").write_text('{"step": 7, "split": "train", "loss": 0.25}\n')
     report = run / "report/step-00000007/report.json"
@@ -66,6 +75,13 @@ def small(tmp_path_factory) -> Path:
 def exported(small) -> Path:
     export_encoder(small / "checkpoints/latest", small.parent / "out/mine")
     return small.parent / "out/mine"
+
+
+def test_the_text_encoder_comes_along_and_is_exported_again(small, exported, tmp_path):
+    embedded = imuvid.load_text_encoder(small / "checkpoints/latest").embed(["walk"])
+    export_encoder(exported, tmp_path / "again")
+    for folder in (exported, tmp_path / "again"):
+        assert torch.equal(imuvid.load_text_encoder(folder).embed(["walk"]), embedded)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,6 +106,7 @@ def test_the_folder_is_what_the_checkpoint_was(small, exported):
         "config.json",
         "encoder.onnx",
         "model.safetensors",
+        "text_encoder",
     ]
     imu, valid = window()
     ours, theirs = imuvid.load_encoder(exported), load_encoder(small / "checkpoints/latest")

@@ -121,6 +121,8 @@ class Card:
     """The rare class of a data set with two; its windows are cut regardless of label and count as positive by share."""
     gravity: bool = True
     """Is gravity in the acceleration."""
+    max_rate: float = MAX_USUAL_RATE
+    """Above this median of a recording, rad/s, an angular rate has another unit."""
     max_windows: int = 0
     """Windows kept of a recording and class unless otherwise asked for; 0: all."""
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -246,7 +248,7 @@ def check_recording(recording: Recording, card: Card) -> list[str]:
                 f"{where}: the median acceleration of {stream.position} is {typical:.3g} m/s^2 when read as published, "
                 "without gravity: the file has another unit or other columns"
             )
-        if stream.kind == "gyro" and typical > MAX_USUAL_RATE:
+        if stream.kind == "gyro" and typical > card.max_rate:
             raise UserError(
                 f"{where}: the median angular rate of {stream.position} is {typical:.3g} rad/s when read as published: "
                 "the file has another unit or other columns"

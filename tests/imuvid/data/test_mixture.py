@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from imuvid import config as configs
+from imuvid.data.augment import AugmentConfig
 from imuvid.data.batch import Batch
 from imuvid.data.dataset_json import DATASET_NAME
 from imuvid.data.dataset_tables import INDEX_NAME
-from imuvid.data.mixture import MixtureDataset, open_split
+from imuvid.data.mixture import MixtureDataset, open_held_out, open_split
 from imuvid.data.shard_dataset import ShardDataset, retrieval_windows
 from imuvid.data.stream import DataConfig, MixtureEntry, training_stream
 from imuvid.errors import UserError
@@ -54,6 +55,29 @@ def test_batches_have_the_shares_and_recordings_of_different_datasets_differ(tin
     of = [set(recordings[samples < 44].tolist()), set(recordings[samples >= 44].tolist())]
     assert (len(of[0]), len(of[1])) == (22, 10)
     assert not of[0] & of[1]
+
+
+@pytest.mark.parametrize("first", ["with video", "without"])
+def test_a_dataset_without_video_has_windows_in_which_no_frame_is_valid(tiny_dataset, tmp_path, first):
+    without = write_tiny_dataset(tmp_path / "imu", 20, 6, 7, people="p", with_video=False)
+    order = [tiny_dataset, without] if first == "with video" else [without, tiny_dataset]
+    augmented = AugmentConfig(shift_range=0.2, flip_share=0.5)  # what looks at frames and at their times
+    config = data_config(*((path, 1.0) for path in order), augment=augmented, num_frames=2)
+    paired, alone = ShardDataset(tiny_dataset, "train", 2), ShardDataset(without, "train", 2)
+    start = 0 if first == "with video" else 20
+    for batch in batches(config, 4):
+        has_video = (batch.sample >= start) & (batch.sample < start + 44)
+        assert has_video.sum() == 4
+        assert batch.frames.shape == (8, 2, 16, 16, 3)
+        assert torch.equal(batch.frame_valid.any(1), has_video)
+        assert not batch.frames[~has_video].any()
+        assert batch.valid.flatten(1).any(1).all()
+    mixture = open_split(config, "train")
+    assert mixture.num_frames == 2
+    example = mixture.example(44 - start if first == "with video" else 3)
+    assert (example.imu == alone.example(0 if first == "with video" else 3).imu).all()
+    assert (mixture.example(start + 5).frames == paired.example(5).frames).all()
+    assert len(open_held_out(config)) == 12
 
 
 def test_a_sample_of_a_mixture_is_that_of_its_dataset(tiny_dataset, second):

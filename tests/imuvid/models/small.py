@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from imuvid.models.imu_cnn_gru import ImuCnnGruConfig
@@ -10,8 +17,9 @@ from imuvid.models.imu_external import ImuExternalConfig
 from imuvid.models.imu_gravity import ImuGravityConfig
 from imuvid.models.imu_patchtst import ImuPatchTSTConfig
 from imuvid.models.imu_resnet import ImuResNetConfig
+from imuvid.models.text_clip import TextClipConfig
 from imuvid.models.tower import Tower
-from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, build_imu_tower, build_video_tower
+from imuvid.models.towers import ImuTowerConfig, TextTowerConfig, VideoTowerConfig, build_imu_tower, build_video_tower
 from imuvid.models.video_framewise import FramewiseConfig
 from imuvid.models.video_videomae import VideoMAETowerConfig
 from imuvid.models.video_vjepa2 import VJEPA2TowerConfig
@@ -39,6 +47,20 @@ class Series(nn.Module):
         return found.mean(1) if self.pooled else found
 
 
+class Pretrained(nn.Module):
+    """Another, which comes with weights, one of them of its own making: [N, 1, T] to [N, 4]."""
+
+    def __init__(self, weights: float):
+        super().__init__()
+        self.net, self.scale = nn.Linear(1, 4), nn.Parameter(torch.zeros(4, 4))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.transpose(1, 2)).mean(1) @ self.scale
+
+
 def external(**fields) -> ImuTowerConfig:
     fields = {"factory": f"{THIS}:Series", "feature_dim": 6, **fields}
     return ImuTowerConfig(kind="external", external=ImuExternalConfig(**fields))
@@ -62,6 +84,10 @@ IMU = {
 }
 
 SIZES = {"hidden_size": 24, "num_layers": 2, "num_heads": 2, "patch_size": 16, "image_size": 32}
+TEXT = TextTowerConfig(
+    kind="clip",
+    clip=TextClipConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_tokens=12, vocab_size=60),
+)
 CLIP = FramewiseConfig(**SIZES, intermediate_size=48)
 VIDEO = {
     "cnn": VideoTowerConfig(),
@@ -78,6 +104,21 @@ VIDEO = {
         kind="framewise", framewise=FramewiseConfig(**{**vars(CLIP), "model": "dinov2", "temporal_layers": 1})
     ),
 }
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Write a ``tokenizer.json`` of CLIP's form that knows the letters of small English words; return the folder."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(BPE(numbers, [], end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    ends = [(token, numbers[token]) for token in ("<|startoftext|>", "<|endoftext|>")]
+    tokenizer.post_processor = TemplateProcessing(single="<|startoftext|> $A <|endoftext|>", special_tokens=ends)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def window(batch: int = 3, steps: int = SAMPLES, sensors: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:

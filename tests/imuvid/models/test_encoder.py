@@ -19,7 +19,7 @@ from imuvid.models.encoder import Encoder, EncoderConfig, load_encoder, random_e
 from imuvid.models.imu_cnn import ImuCnnConfig
 from imuvid.models.imu_patchtst import ImuPatchTSTConfig
 from imuvid.models.towers import ImuTowerConfig
-from tests.imuvid.models.small import IMU, THIS, imu_tower, window
+from tests.imuvid.models.small import IMU, THIS, external, imu_tower, window
 
 TOWERS = {
     "cnn": ImuTowerConfig(kind="cnn", cnn=ImuCnnConfig(channels=[4, 6], kernel_sizes=[5, 3])),
@@ -34,7 +34,21 @@ KINDS = list(IMU)
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch):
-    monkeypatch.setenv("IMUVID_TRUSTED_FACTORIES", f"{THIS}:Series")
+    monkeypatch.setenv("IMUVID_TRUSTED_FACTORIES", f"{THIS}:Series,{THIS}:Pretrained")
+
+
+def test_a_random_external_encoder_is_not_the_one_that_comes_with_weights():
+    tower = external(factory=f"{THIS}:Pretrained", arguments={"weights": 7.0}, feature_dim=4, frozen=True)
+    config = EncoderConfig(tower, imu_rate_hz=25.0, window_s=2.0)
+    pretrained, *others = Encoder(config), *(random_encoder(config, seed) for seed in (1, 1, 2))
+    states = [encoder.tower.encoder.state_dict() for encoder in (pretrained, *others)]
+    assert all((tensor == 7).all() for tensor in states[0].values())
+    for name, first in states[1].items():
+        assert torch.equal(first, states[2][name])
+        assert not (first == 7).any()
+        assert first.abs().max() < 2
+    assert not torch.equal(states[1]["module.scale"], states[3]["module.scale"])
+    assert not torch.equal(states[1]["module.net.weight"], states[3]["module.net.weight"])
 
 
 def config_of(kind: str) -> EncoderConfig:

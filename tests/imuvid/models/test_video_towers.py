@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from transformers import (
 
 from imuvid.errors import UserError
 from imuvid.models.towers import VideoTowerConfig, build_video_tower, without_weights
-from imuvid.models.tuning import TuningConfig
+from imuvid.models.tuning import FrozenAtFirst, TuningConfig
+from imuvid.models.video_encoder import load_video_encoder
 from tests.imuvid.models.small import VIDEO, clip, video_tower
 
 KINDS = list(VIDEO)
@@ -45,6 +47,25 @@ def changed(kind: str, tuning: TuningConfig | None = None, **fields) -> VideoTow
 
 def normalised(frames: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     return ((frames / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 1, 4, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "videomae", "vjepa2"])
+def test_gradients_of_3d_convolutions_are_exact_in_bfloat16_on_a_cpu(kind):
+    frames, valid = clip(batch=4)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        tower = video_tower(kind)
+        convolutions = [part for part in tower.modules() if isinstance(part, torch.nn.Conv3d)]
+        x = torch.randn(4, convolutions[0].in_channels, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+        x = x.to(memory_format=torch.channels_last_3d)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+            found = convolutions[0](x)
+        assert found.dtype == torch.float32
+        found.square().sum().backward()
+        gradients.append(convolutions[0].weight.grad)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+            assert torch.isfinite(tower(frames, valid)).all()
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,11 +166,54 @@ def test_weights_of_a_whole_model_in_a_folder_give_its_features(kind, tmp_path):
     assert getattr(without_weights(changed(kind, weights="x")), VIDEO[kind].kind).weights is None
 
 
+@pytest.mark.parametrize("kind", [kind for kind in PRETRAINED if kind != "clip_projected"])
+def test_a_folder_of_transformers_is_a_frozen_tower_for_embedding(kind, tmp_path):
+    _, expected = whole_model(kind, tmp_path)
+    encoder = load_video_encoder(tmp_path, num_frames=4, size=32)
+    frames, valid = clip()
+    found = torch.from_numpy(encoder.embed(frames.numpy(), valid.numpy())).float()
+    assert torch.allclose(found, expected, atol=5e-3, rtol=5e-3)  # float16
+    assert encoder.description["dim"] == 24
+    assert "weights" not in str(encoder.description)
+    with pytest.raises(UserError, match=r"takes pictures of 32 pixels: set frames\.size=32"):
+        load_video_encoder(tmp_path, num_frames=4, size=48)
+    if kind in ("videomae", "vjepa2"):
+        with pytest.raises(UserError, match="takes multiples of 2 frames, not 3"):
+            load_video_encoder(tmp_path, num_frames=3, size=32)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.get("vision_config", config)["hidden_act"] = "relu"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="hidden_act is relu, which the"):
+        load_video_encoder(tmp_path, num_frames=4, size=32)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="of type bert, expected one of videomae, vjepa2, clip"):
+        load_video_encoder(tmp_path, num_frames=4, size=32)
+
+
 @pytest.mark.parametrize("kind", PRETRAINED)
 def test_weights_that_are_nowhere_say_what_to_download(kind, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=r"hf download /no/where --local-dir DIR"):
         build_video_tower(changed(kind, weights="/no/where"))
+
+
+@pytest.mark.parametrize("kind", PRETRAINED)
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_tower_that_is_frozen_at_first(kind, tuning):
+    config = changed(kind, TuningConfig(kind=tuning, frozen_steps=3), patch_dropout=0.5)
+    tower = build_video_tower(config).train()
+    (frozen,) = (part for part in tower.modules() if isinstance(part, FrozenAtFirst))
+    for step in (2, 3, 4):
+        frozen.at_step(step)
+        tower.zero_grad()
+        tower(*clip()).square().sum().backward()
+        trained = {n: p for n, p in tower.model.named_parameters() if p.grad is not None}
+        assert trained
+        assert any(p.grad.any() for p in trained.values()) == (step >= 3)
+        assert frozen.module.training == (step >= 3)
+    assert not tower.eval().model.training
+    with pytest.raises(UserError, match="frozen_steps -1 must be 0 or more"):
+        build_video_tower(changed(kind, TuningConfig(frozen_steps=-1)))
 
 
 @pytest.mark.parametrize("kind", PRETRAINED)

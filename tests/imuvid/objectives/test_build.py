@@ -10,9 +10,12 @@ from torch import nn
 
 from imuvid.data.batch import Batch
 from imuvid.errors import UserError
+from imuvid.models.towers import VideoTowerConfig
 from imuvid.models.two_tower import ModelConfig, TwoTower
+from imuvid.models.video_embedding import VideoEmbeddingConfig
 from imuvid.objectives.build import ObjectiveConfig, build_objective
 from imuvid.objectives.comodo import ComodoConfig
+from imuvid.objectives.focal import FocalConfig
 from imuvid.objectives.masked import MaskedConfig
 from imuvid.objectives.objective import Widths
 from imuvid.objectives.primus import PrimusConfig
@@ -84,6 +87,21 @@ def test_every_objective_trains_its_towers(monkeypatch, kind):
         assert all(figure.numel() == 1 and not figure.requires_grad for figure in figures.values())
     assert model.imu_tower.layer.weight.grad.any()
     assert losses[-1] < losses[0]
+
+
+def test_the_private_part_of_the_video_comes_from_a_second_view_of_the_clip(monkeypatch):
+    config = ObjectiveConfig(kind="focal", focal=FocalConfig(private_video=True))
+    model = model_of(monkeypatch, config)
+    torch.manual_seed(1)
+    views = model.views(make_batch())
+    same = torch.isclose(views.video_features, views.second_video_features).all(1)
+    assert same.tolist() == [False, False, True, False, False, False]  # the third has no frame
+    loss, _ = model(views)
+    loss.backward()
+    assert model.objective.terms["focal"].private_video.weight.grad.any()
+    tower = VideoTowerConfig(kind="embedding", embedding=VideoEmbeddingConfig(dim=4))
+    with pytest.raises(UserError, match="private_video=true needs a second view of the clips"):
+        TwoTower(ModelConfig(video_tower=tower, objective=config))
 
 
 def test_only_what_is_needed_is_computed(monkeypatch):
@@ -160,6 +178,35 @@ def test_neighbours_count_only_once_there_are_any():
         losses.append([objective(make_views(seed=seed))[0].item() for seed in (0, 1)])
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] < losses[1][1]
+
+
+def primus_of(queue_size):
+    torch.manual_seed(0)
+    config = ObjectiveConfig(kind="primus", mask_same_recording=False, primus=PrimusConfig(queue_size=queue_size))
+    return build_objective(config, WIDTHS)
+
+
+def test_an_empty_queue_of_primus_changes_neither_loss_nor_gradient():
+    found = []
+    for size in (0, 9):
+        views = make_views()
+        leaves = views.imu.requires_grad_(), views.video.requires_grad_(), views.imu_features.requires_grad_()
+        loss, _ = primus_of(size)(views)
+        found.append((loss.item(), *torch.autograd.grad(loss, leaves)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(*pair) for pair in list(zip(*found, strict=True))[1:])
+
+
+def test_the_unfilled_part_of_the_queue_of_primus_has_no_neighbours():
+    # Two pairs fill one queue; of the other, 62 places are left, whose zeros are nearer to many a clip than the two.
+    first = make_views(seed=1)
+    first.has_video = torch.arange(len(first.imu)) < 2
+    losses = []
+    for size in (2, 64):
+        objective = primus_of(size)
+        objective(first)
+        losses.append(objective(make_views())[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_a_queue_keeps_the_newest_rows_in_turn():

@@ -16,14 +16,16 @@ from tests.ranks import run_ranks
 
 OBJECTIVES = {"sigmoid": PairwiseSigmoid, "infonce": InfoNCE}
 N, D = 24, 5
-# name -> (margin of false negatives in seconds, windows without video or IMU, chunk)
+# name -> (margin of false negatives in seconds, windows without one of the two, chunk)
 CASES = {
     "plain": (0.0, False, 2048),
     "odd chunk": (0.0, False, 5),
     "whole recording": (math.inf, False, 4),
     "margin": (4.0, False, 7),
     "absent": (4.0, True, 5),
+    "text": (4.0, True, 5),
 }
+TEXTS = 9  # different ones, so that some windows have the same
 
 
 def make_views(absent=False, dtype=torch.float32):
@@ -34,7 +36,14 @@ def make_views(absent=False, dtype=torch.float32):
     has_imu, has_video = torch.ones(N, dtype=torch.bool), torch.ones(N, dtype=torch.bool)
     if absent:
         has_imu[[0, 7, 23]], has_video[[1, 2, 7, 12]] = False, False
-    return Views(recording, start_s.double(), has_imu, has_video, pairs[0], pairs[1])
+    text_number = torch.randint(0, TEXTS, (N,), generator=generator)
+    return Views(
+        recording, start_s.double(), has_imu, has_video, *pairs, pairs[1].clone(), has_video.clone(), text_number
+    )
+
+
+def modalities_of(case):
+    return ("imu", "text") if case == "text" else ("imu", "video")
 
 
 def rows_of(views, rows):
@@ -49,14 +58,14 @@ def on_rank(rank, world):
 def one_case(rank, world, kind, case):
     margin_s, absent, chunk = CASES[case]
     views = rows_of(make_views(absent), slice(rank * N // world, (rank + 1) * N // world))
-    objective = OBJECTIVES[kind](margin_s, chunk)
-    views.imu.requires_grad_(), views.video.requires_grad_()
+    objective = OBJECTIVES[kind](margin_s, chunk, modalities_of(case))
+    leaves = [x.requires_grad_() for x in views.pair(modalities_of(case))]
     loss, _ = objective(views)
     (3.0 * loss).backward()  # as a weight in a sum of objectives
     gradients = {name: p.grad.numpy() / 3 for name, p in objective.named_parameters()}
     with torch.no_grad():
         assert objective(views)[0].item() == loss.item()
-    return loss.item(), views.imu.grad.numpy() / 3, views.video.grad.numpy() / 3, gradients
+    return loss.item(), *(leaf.grad.numpy() / 3 for leaf in leaves), gradients
 
 
 @pytest.mark.slow
@@ -78,7 +87,8 @@ def check(kind, case, results):
     views = make_views(absent, torch.float64)
     views.imu.requires_grad_(), views.video.requires_grad_()
     start = {name: p.detach().double().requires_grad_() for name, p in OBJECTIVES[kind]().named_parameters()}
-    loss = dense_loss(kind, views, margin_s, start["log_scale"], start.get("bias"))
+    told_apart = list(range(N)) if case != "text" else views.text_number.tolist()
+    loss = dense_loss(kind, views, margin_s, start["log_scale"], start.get("bias"), told_apart)
     loss.backward()
     # Parameters' gradients are averaged over ranks; each rank's own rows then carry 1/world of what it computed.
     assert np.mean([r[0] for r in results]) == pytest.approx(loss.item(), rel=1e-5)
@@ -92,28 +102,28 @@ def close(found, expected):
     assert np.abs(found - expected.numpy()).max() <= 1e-5 * np.abs(expected.numpy()).max()
 
 
-def dense_loss(kind, views, margin_s, log_scale, bias):
+def dense_loss(kind, views, margin_s, log_scale, bias, told_apart):
     """The formulas of the docstrings, pair by pair."""
     t, imu, video = torch.exp(log_scale), views.imu, views.video
+    # What lacks one of the two takes no part: this is the formula on the rest.
     paired = [i for i in range(N) if views.has_imu[i] and views.has_video[i]]
 
     def far(i, j):
         near = (views.start_s[i] - views.start_s[j]).abs() < margin_s
-        return i != j and not (views.recording[i] == views.recording[j] and near)
+        return told_apart[i] != told_apart[j] and not (views.recording[i] == views.recording[j] and near)
 
     total = torch.zeros(1, dtype=imu.dtype)
     if kind == "sigmoid":
-        for i in range(N):
-            if i in paired:
-                total = total - torch.log(torch.sigmoid(t * (imu[i] @ video[i]) + bias))
-            for j in range(N):
-                if far(i, j) and views.has_imu[i] and views.has_video[j]:
+        for i in paired:
+            total = total - torch.log(torch.sigmoid(t * (imu[i] @ video[i]) + bias))
+            for j in paired:
+                if far(i, j):
                     total = total - torch.log(torch.sigmoid(-(t * (imu[i] @ video[j]) + bias)))
         return total / len(paired)
-    for a, b, has_b in ((imu, video, views.has_video), (video, imu, views.has_imu)):
+    for a, b in ((imu, video), (video, imu)):
         for i in paired:
             own = torch.exp(t * (a[i] @ b[i]))
-            others = sum(torch.exp(t * (a[i] @ b[j])) for j in range(N) if has_b[j] and far(i, j))
+            others = sum(torch.exp(t * (a[i] @ b[j])) for j in paired if far(i, j))
             total = total - torch.log(own / (own + others)) / 2
     return total / len(paired)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from imuvid.objectives.build import ObjectiveConfig, build_objective
 from imuvid.objectives.comodo import ComodoConfig
+from imuvid.objectives.focal import FocalConfig
 from imuvid.objectives.masked import MaskedConfig
 from imuvid.objectives.nt_xent import NtXentConfig
 from imuvid.objectives.objective import Widths
@@ -20,7 +21,8 @@ from tests.ranks import run_ranks
 
 N, D, WIDTH, TOKENS = 12, 5, 7, 6
 MARGIN_S = 3.0
-WIDTHS = Widths(imu_features=WIDTH, imu_tokens=4, video_tokens=3, embedding=D)
+WIDTHS = Widths(imu_features=WIDTH, imu_tokens=4, video_tokens=3, embedding=D, video_features=6)
+SPAN_S = 5.0
 
 
 def config_of(kind):
@@ -31,6 +33,7 @@ def config_of(kind):
         nt_xent=NtXentConfig(temperature=0.3, dim=D),
         masked=MaskedConfig(patch_samples=4, num_sensors=2),
         comodo=ComodoConfig(queue_size=17),
+        focal=FocalConfig(private_video=True, rank_span_s=SPAN_S),
         primus=PrimusConfig(self_share=0.3, queue_size=9, dim=D),
     )
 
@@ -56,6 +59,8 @@ def make_views(dtype=torch.float32, seed=0):
         video=F.normalize(normal(D), dim=1),
         imu_features=normal(WIDTH),
         second_features=normal(WIDTH),
+        video_features=normal(6),
+        second_video_features=normal(6),
         imu_tokens=normal(TOKENS, 4),
         imu_token_valid=chance(TOKENS),
         video_tokens=normal(3, 3),
@@ -67,6 +72,7 @@ def make_views(dtype=torch.float32, seed=0):
 
 
 INPUTS = ("imu", "video", "imu_features", "second_features", "imu_tokens", "video_tokens", "hidden_tokens")
+INPUTS += ("video_features", "second_video_features")
 
 
 def linear(parameters, name, x):
@@ -84,9 +90,9 @@ def cross_entropy(own, others):
 def infonce(first, second, t, has_first, has_second, views):
     """Mean over the pairs of both directions."""
     total, paired = 0.0, [i for i in range(N) if has_first[i] and has_second[i]]
-    for a, b, there in ((first, second, has_second), (second, first, has_first)):
+    for a, b in ((first, second), (second, first)):
         for i in paired:
-            others = [t * a[i] @ b[j] for j in range(N) if j != i and there[j] and not near(views, i, j)]
+            others = [t * a[i] @ b[j] for j in paired if j != i and not near(views, i, j)]
             total = total + cross_entropy(t * a[i] @ b[i], others) / 2
     return total / len(paired)
 
@@ -165,9 +171,38 @@ def dense_focal(views, parameters, _queued):
     private, second = (
         F.normalize(linear(parameters, "private", x), dim=1) for x in (views.imu_features, views.second_features)
     )
+    video, other = (
+        F.normalize(linear(parameters, "private_video", x), dim=1)
+        for x in (views.video_features, views.second_video_features)
+    )
     loss = infonce(views.imu, views.video, parameters["log_scale"].exp(), views.has_imu, views.has_video, views)
     loss = loss + infonce(private, second, 2.0, views.has_imu, views.has_imu, views)
-    return loss + 3 * torch.einsum("nd,nd->n", views.imu, private)[views.has_imu].square().mean()
+    loss = loss + infonce(video, other, 2.0, views.has_video, views.has_video, views)
+    both = views.has_imu & views.has_video
+    for x, y, there in (
+        (views.imu, private, views.has_imu),
+        (views.video, video, views.has_video),
+        (private, video, both),
+    ):
+        loss = loss + 3 * torch.einsum("nd,nd->n", x, y)[there].square().mean()
+    for shared, own, there in ((views.imu, private, views.has_imu), (views.video, video, views.has_video)):
+        loss = loss + 5 * order_in_time(torch.cat([shared, own], 1), there, views)
+    return loss
+
+
+def order_in_time(joint, there, views):
+    """Hinge of each window that has neighbours in time and others."""
+    losses = []
+    for i in range(N):
+        distances = {True: [], False: []}
+        for j in range(N):
+            if j != i and there[i] and there[j]:
+                same = bool(views.recording[i] == views.recording[j])
+                close = same and bool(abs(views.start_s[i] - views.start_s[j]) < SPAN_S)
+                distances[close].append((joint[i] - joint[j]).norm())
+        if distances[True] and distances[False]:
+            losses.append((torch.stack(distances[True]).mean() - torch.stack(distances[False]).mean() + 1).relu())
+    return torch.stack(losses).mean()
 
 
 DENSE = {name.removeprefix("dense_"): function for name, function in globals().items() if name.startswith("dense_")}
@@ -175,11 +210,14 @@ DENSE = {name.removeprefix("dense_"): function for name, function in globals().i
 
 def objective_of(kind):
     torch.manual_seed(0)
-    return build_objective(config_of(kind), WIDTHS).terms[kind].train()
+    objective = build_objective(config_of(kind), WIDTHS).terms[kind].train()
+    # Five rows at a time, which divides no batch.
+    objective.max_logits = {"nt_xent": 5 * 4 * N, "cheshmi2025_softmax": 5 * N, "focal": 5 * N}.get(kind)
+    return objective
 
 
 def rows_of(views, rows):
-    return Views(**{name: tensor[rows].clone() for name, tensor in vars(views).items()})
+    return Views(**{name: tensor[rows].clone() for name, tensor in vars(views).items() if tensor is not None})
 
 
 def on_rank(rank, world):
@@ -223,6 +261,30 @@ def close(found, expected, name):
 @pytest.mark.parametrize("kind", DENSE)
 def test_one_process_equals_the_dense_formula(kind):
     check(kind, [one_case(0, 1, kind)])
+
+
+@pytest.mark.parametrize("kind", ["nt_xent", "cheshmi2025_softmax"])
+def test_no_logits_are_kept(kind):
+    objective, kept = objective_of(kind), []
+    views = Views.cat([make_views(seed=seed) for seed in range(20)])
+    for name in INPUTS:
+        getattr(views, name).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        objective(views)
+    assert sum(kept) < len(views.imu) ** 2  # fewer than one matrix of logits
+
+
+@pytest.mark.parametrize("kind", ["cheshmi2025_softmax", "comodo", "primus", "focal"])
+def test_a_batch_without_any_pair_gives_no_gradient_to_the_video(kind):
+    views = make_views()
+    views.has_video[:] = False
+    for name in INPUTS:
+        getattr(views, name).requires_grad_()
+    loss, _ = objective_of(kind)(views)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert views.video.grad is None or not views.video.grad.any()
+    assert all(torch.isfinite(x.grad).all() for x in (views.imu, views.imu_features) if x.grad is not None)
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     cache = ArrayCache(tmp_path / "file" / "cache", 10**9)
     assert cache.fetch(content_key(0), lambda: {"x": np.ones(2)})["x"].tolist() == [1, 1]
     assert "give another cache.folder" in caplog.text
-    with pytest.raises(UserError, match="cache.max_gb=-1"):
+    with pytest.raises(UserError, match=r"cache.max_gb=-1"):
         open_cache(CacheConfig(max_gb=-1))
 
 

@@ -70,7 +70,7 @@ def run(windows: Windows, config: FinetuneConfig, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("num_positions", [1, 2])
 def test_it_learns_what_a_random_encoder_does_not_show(num_positions):
     windows = swings(num_positions=num_positions)
-    scores = run(windows, FinetuneConfig(steps=60))
+    scores = run(windows, FinetuneConfig(steps=40))
     assert scores.sum(axis=1) == pytest.approx(np.ones(40), abs=1e-5)
     assert (scores.argmax(axis=1) == windows.label[-40:]).mean() > 0.9
 

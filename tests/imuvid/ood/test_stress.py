@@ -152,7 +152,7 @@ def test_jitter_moves_samples_by_its_deviation_in_time():
     windows = wave(1.0, 64)
     slope = 2 * np.pi  # of a wave of 1 Hz where it passes 0
     error = stress(windows, "jitter", 10.0, 0).imu - windows.imu
-    crossing = [index for index in range(25, STEPS - 1, 25)]
+    crossing = list(range(25, STEPS - 1, 25))
     # 10 ms is half an interval, so order is seldom changed by sorting.
     assert error[:, crossing].std() == pytest.approx(0.01 * slope, rel=0.2)
     windows.imu[:] = 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,21 +15,29 @@ from imuvid.models.heads import HeadConfig
 from imuvid.models.shared_space import (
     SharedSpace,
     SharedSpaceConfig,
-    find_shared_space,
+    find_beside,
     load_shared_space,
     save_shared_space,
 )
+from imuvid.models.text_encoder import TextEncoder, TextEncoderConfig, save_text_encoder
+from imuvid.models.text_tokens import load_tokenizer
 from imuvid.models.towers import ImuTowerConfig, VideoTowerConfig, build_video_tower
 from imuvid.models.video_encoder import VideoEncoderConfig, save_video_encoder
 from imuvid.ood.config import OODConfig
-from imuvid.ood.datasets.shards import ShardsConfig
+from imuvid.ood.datasets.shards import ShardsConfig, read_shards
+from imuvid.ood.embedding import embed
 from imuvid.ood.finetune import FinetuneConfig
 from imuvid.ood.job import evaluate
 from imuvid.ood.paired import Paired, PairedConfig
-from imuvid.ood.protocols.folds import ProtocolConfig
-from imuvid.ood.protocols.zero_shot import mean_by_class, source_prototypes
+from imuvid.ood.predictions import read_predictions
+from imuvid.ood.protocols.folds import ProtocolConfig, make_folds
+from imuvid.ood.protocols.zero_shot import ZeroShot, mean_by_class, source_prototypes, zero_shot
 from imuvid.ood.retrieval import retrieve, summarise_retrieval
+from tests.imuvid.models.small import TEXT, write_tokenizer
+from tests.imuvid.ood.test_leakage import memorable
 from tests.tiny_dataset import write_tiny_dataset
+
+KEY = "tiny/grouped-3-folds"
 
 
 def pairs(num_recordings: int = 10, per_recording: int = 12, noise: float = 0.0, seed: int = 0) -> Paired:
@@ -101,6 +110,22 @@ def test_prototypes_are_of_the_same_activity_under_another_name():
     np.testing.assert_allclose(mean, [[0.5**0.5, 0.5**0.5], [0, 1]], atol=1e-6)
 
 
+def test_clips_of_the_person_who_is_tested_never_stand_for_an_activity():
+    task = memorable()
+    fold = make_folds(task.windows.subject, ProtocolConfig("grouped-folds", num_folds=4), "toy")[0]
+    paired = pairs(num_recordings=40, per_recording=24)
+    (block,) = zero_shot(task, fold, ZeroShot(imu=paired.imu, video=paired.video))
+    assert (block.probe, block.representation) == ("zero-shot-target-video", "pretrained")
+    assert (block.test == fold.test).all()
+    other = paired.video.copy()
+    other[fold.test] = other[fold.test][::-1]
+    (again,) = zero_shot(task, fold, ZeroShot(imu=paired.imu, video=other))
+    np.testing.assert_array_equal(again.scores, block.scores)
+    other[fold.train] = other[fold.train][::-1]
+    (changed,) = zero_shot(task, fold, ZeroShot(imu=paired.imu, video=other))
+    assert (changed.scores != block.scores).any()
+
+
 def write_checkpoint(folder, train_subjects=(), fingerprint="f"):
     torch.manual_seed(0)
     facts = {"run": "t", "step": 1, "fingerprint": fingerprint, "train_subjects": list(train_subjects)}
@@ -149,6 +174,33 @@ def test_the_job_scores_both_kinds_of_video_and_retrieval(shards, tmp_path):
     json.dumps(result.report, allow_nan=False)
 
 
+def test_the_job_scores_text_where_the_checkpoint_has_a_text_tower(shards, tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "run/checkpoints/step-00000001")
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    tower = dataclasses.replace(TEXT, clip=dataclasses.replace(TEXT.clip, tokenizer=str(folder)))
+    tokenizer = load_tokenizer(tower)
+    encoder = load_encoder(checkpoint)
+    config = TextEncoderConfig(tower, HeadConfig(dim=6), encoder.feature_dim)
+    text = TextEncoder(config, tokenizer).eval()
+    save_text_encoder(checkpoint / "text_encoder", config, text.state_dict(), tokenizer.description)
+    settings_ = settings(shards, root=None, prototypes=None)
+    settings_.prompts = {"strong": "a person runs"}
+    result = evaluate(checkpoint, settings_)
+    assert result.report["retrieval"] is None
+    rows = read_predictions(result.out / "predictions.parquet").to_pylist()
+    rows = [row for row in rows if row["probe"] == "zero-shot-text"]
+    assert len({row["window"] for row in rows}) == len(rows) == result.report["tasks"][KEY]["data"]["windows"]
+    windows = read_shards(settings_.shards, 20.0, 1.0, {})
+    features = embed(encoder, windows, 64, torch.device("cpu"))
+    similarity = text.project(torch.from_numpy(features)) @ text.embed(["a person runs", "a person is weak"]).T
+    assert windows.classes == ["strong", "weak"]
+    expected = dict(zip(windows.ids.tolist(), (similarity / 0.07).softmax(dim=1).tolist(), strict=True))
+    for row in rows:
+        assert row["scores"] == pytest.approx(expected[row["window"]], abs=1e-4)
+    with pytest.raises(UserError, match=r"must have \{\} once"):
+        evaluate(checkpoint, dataclasses.replace(settings_, prompt="a person"))
+
+
 def test_what_would_not_be_held_out_is_refused(shards, tmp_path):
     checkpoint = write_checkpoint(tmp_path / "a/checkpoints/step-00000001", train_subjects=["tval9"])
     config = settings(shards)
@@ -164,7 +216,9 @@ def test_what_would_not_be_held_out_is_refused(shards, tmp_path):
 
 def test_heads_are_read_as_they_were_saved_and_damage_is_named(tmp_path):
     folder = write_checkpoint(tmp_path / "step")
-    assert find_shared_space(folder) == find_shared_space(folder / "encoder") == folder / "shared_space"
+    for path in (folder, folder / "encoder"):
+        assert find_beside(path, "shared_space") == folder / "shared_space"
+    assert find_beside(folder, "text_encoder") is None
     space = load_shared_space(folder / "shared_space")
     features = torch.randn(3, load_encoder(folder).feature_dim)
     unit = space.project_imu(features)
