@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -33,7 +34,7 @@ def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is not None:
         _check_reachable(address, word)
-    own = {} if address else {"num_cpus": cpus, "include_dashboard": dashboard}
+    own: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": dashboard}
     if address is None:
         _stay_on_loopback()
     for tries_left in range(START_TRIES - 1, -1, -1):

@@ -145,7 +145,7 @@ def content_key(*parts: object) -> str:
         if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
             digest.update(f"array {part.dtype.str} {part.shape}\n".encode())
             if part.size:  # an empty one has no bytes to look at
-                digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+                digest.update(np.ascontiguousarray(part).data.cast("B"))
         else:
             text = json.dumps(part.tolist() if isinstance(part, np.ndarray) else part, sort_keys=True)
             digest.update(f"json {len(text)} {text}\n".encode())

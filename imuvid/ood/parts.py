@@ -51,6 +51,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_CODE = (
+    Path(__file__).parent,
+    Path(imuvid.models.__path__[0]),
+    Path(imuvid.imu.__path__[0]),
+)
+
+
 @dataclass
 class Parts:
     """Tables of predictions in a folder."""
@@ -108,13 +115,6 @@ class Parts:
     def clear(self) -> None:
         """Delete the folder: the report is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-_CODE = (
-    Path(__file__).parent,
-    Path(imuvid.models.__path__[0]),
-    Path(imuvid.imu.__path__[0]),
-)
 
 
 def run_here(parts: Parts, tasks: Sequence[Task], run_fold: RunFold) -> pa.Table:

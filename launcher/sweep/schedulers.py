@@ -85,9 +85,8 @@ def build_scheduler(config: SweepConfig, space: Space, folder: Path) -> TrialSch
     words: dict[str, Any] = {"metric": SCORE, "mode": "max" if config.maximise else "min", "time_attr": PERCENT}
     scheduler: Any
     if schedule.kind == "asha":
-        scheduler = _Asha(
-            max_t=100, grace_period=schedule.first_rung_percent, reduction_factor=schedule.reduction, **words
-        )
+        words |= {"grace_period": schedule.first_rung_percent}  # a share of a step is one too
+        scheduler = _Asha(max_t=100, reduction_factor=schedule.reduction, **words)
     elif schedule.kind == "hyperband":
         scheduler = _HyperBand(max_t=100, reduction_factor=schedule.reduction, **words)
     elif schedule.kind == "pbt":

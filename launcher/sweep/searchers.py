@@ -95,7 +95,7 @@ class TpeSearch:
             group=True,  # of parameters that appear together: conditions split them
             constant_liar=True,  # trials that run are taken for bad ones, so that others look elsewhere
         )
-        direction = "maximize" if maximise else "minimize"
+        direction: Any = "maximize" if maximise else "minimize"
         self._study = optuna.create_study(direction=direction, sampler=sampler)
         self._asked: dict[int, Any] = {}
 

@@ -178,6 +178,7 @@ class SweepTrial(tune.Trainable):
         while any(map(owned, owners)) and time.monotonic() < deadline:
             time.sleep(POLL_S)  # an actor of this trial that was paused is still saving
         group = ray.util.get_current_placement_group()
+        assert group is not None  # a trial is started in one
         make = ray.remote(num_cpus=trial.cpus_per_rank * trial.ranks_per_node, num_gpus=_gpus(self._sweep))(Host)
         self._hosts = [
             make.options(

@@ -67,7 +67,7 @@ def _unpack(arrays: dict[str, np.ndarray]) -> Windows:
     rest = json.loads(arrays["rest"].tobytes())
     rest |= {name: np.array(rest[name]) for name in _TEXTS}
     rest["domain"] = {name: np.array(values) for name, values in rest["domain"].items()}
-    return Windows(**{name: arrays[name] for name in _NUMBERS}, **rest)
+    return Windows(**(rest | {name: arrays[name] for name in _NUMBERS}))
 
 
 @functools.cache
