@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast soak lint docs bench clean
 setup: $(STAMP)
@@ -26,10 +27,10 @@ demo: setup
 	$(BIN)/imuvid demo
 
 test: setup
-	$(PYTEST)
+	$(PYTEST) $(PARALLEL)
 
 test-fast: setup
-	$(PYTEST) -m 'not slow and not cluster' -x -n 2 --dist loadfile
+	$(PYTEST) -m 'not slow and not cluster' -x $(PARALLEL)
 
 soak: setup
 	IMUVID_SOAK=1 $(PYTEST) -m 'slow or cluster'

@@ -2,9 +2,9 @@
 
 Every number that comes in on a line is answered by one JSON line: the core-seconds that so many batches took, over all
 threads and worker processes, and the samples in them. benchmarks/stream.py starts one such process a way, in the way's
-own environment, and asks them in turns. Every way but the first and last yields the same: imu [B, T, P, 6], valid
-[B, T, P, 2] and frames uint8 [B, F, H, W, 3] as tensors, shuffled, for ever. The peers need neither parse the
-JSON of a sample nor check anything; each stacks as it does by default, or by ``torch.stack``.
+own environment, and asks them in turns. Every way but the bare loops and the paper's yields the same: imu
+[B, T, P, 6], valid [B, T, P, 2] and frames uint8 [B, F, H, W, 3] as tensors, shuffled, for ever. The peers need neither
+parse the JSON of a sample nor check anything; each stacks as it does by default, or by ``torch.stack``.
 """
 
 from __future__ import annotations
@@ -27,20 +27,27 @@ NUM_FRAMES, SHUFFLED = 10, 1000
 def decode(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return imu, valid and frames of the members of a sample, by the same decoder for all."""
     imu, valid = (np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in ("imu.npy", "valid.npy"))
-    frames = [simplejpeg.decode_jpeg(sample[f"{i:02d}.jpg"], colorspace="RGB") for i in range(NUM_FRAMES)]
+    frames = [_decoded(sample[f"{i:02d}.jpg"]) for i in range(NUM_FRAMES)]
     return imu, valid, np.stack(frames)
 
 
 def limit(folder: Path, batch: int, workers: int) -> Iterator[Any]:
-    """The bare loop: the JPEGs lie in memory, each is decoded and forgotten."""
-    import webdataset
+    """The bare loop: the JPEGs lie in memory, each is decoded to its place in a batch; three batches take turns."""
+    pictures = _pictures(folder)
+    num = batch * NUM_FRAMES
+    batches = itertools.cycle([np.empty((num, *_decoded(pictures[0]).shape), np.uint8) for _ in range(3)])
+    for start in itertools.cycle(range(0, len(pictures) - num + 1, num)):
+        for picture, place in zip(pictures[start : start + num], next(batches), strict=True):
+            simplejpeg.decode_jpeg(picture, colorspace="RGB", buffer=place)
+        yield None
 
-    members = webdataset.WebDataset(_shards(folder), shardshuffle=False)
-    pictures = [sample[f"{i:02d}.jpg"] for sample in members for i in range(NUM_FRAMES)]
-    del members
+
+def forgotten(folder: Path, batch: int, workers: int) -> Iterator[Any]:
+    """The same without a batch: each is decoded and forgotten, and the next one lies in the same warm memory."""
+    pictures = _pictures(folder)
     for start in itertools.cycle(range(0, len(pictures) - batch * NUM_FRAMES + 1, batch * NUM_FRAMES)):
         for picture in pictures[start : start + batch * NUM_FRAMES]:
-            simplejpeg.decode_jpeg(picture, colorspace="RGB")
+            _decoded(picture)
         yield None
 
 
@@ -131,6 +138,18 @@ def paper(folder: Path, batch: int, workers: int) -> Iterator[Any]:
         yield np.stack([np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR)) for picture in chosen])
 
 
+def _decoded(picture: bytes) -> np.ndarray:
+    return simplejpeg.decode_jpeg(picture, colorspace="RGB")
+
+
+def _pictures(folder: Path) -> list[bytes]:
+    """The JPEGs of all samples, in memory."""
+    import webdataset
+
+    samples = webdataset.WebDataset(_shards(folder), shardshuffle=False)
+    return [sample[f"{i:02d}.jpg"] for sample in samples for i in range(NUM_FRAMES)]
+
+
 def _shards(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.glob("*.tar"))]
 
@@ -145,7 +164,7 @@ def _core_seconds(workers: int) -> float:
 
 
 WAYS: dict[str, Callable[[Path, int, int], Iterator[Any]]] = {
-    way.__name__: way for way in (limit, ours, plain_webdataset, energon, streaming, convert, paper)
+    way.__name__: way for way in (limit, forgotten, ours, plain_webdataset, energon, streaming, convert, paper)
 }
 
 
@@ -156,7 +175,7 @@ def main() -> None:
     shape = None
     for _ in range(1 if way == "paper" else 4):
         first = next(batches)
-    if way not in ("limit", "convert", "paper"):
+    if way not in ("limit", "forgotten", "convert", "paper"):
         parts = (first.imu, first.valid, first.frames) if way == "ours" else first
         shape = [[*part.shape] for part in parts]
         del first, parts  # what is held cannot be used again

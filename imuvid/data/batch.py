@@ -80,26 +80,32 @@ class Batch:
 def collate(examples: list[Example]) -> Batch:
     """Stack examples of equal shapes."""
     arrays = {
-        f.name: torch.from_numpy(_stacked([np.asarray(getattr(example, f.name)) for example in examples]))
-        for f in fields(Batch)
+        f.name: torch.from_numpy(_stacked([getattr(example, f.name) for example in examples])) for f in fields(Batch)
     }
     return Batch(**arrays)
 
 
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    whole = arrays[0].base
-    if isinstance(whole, np.ndarray) and whole.shape == (len(arrays), *arrays[0].shape):
-        # Parts of one array, in its order, need no copy.
-        same = (
-            array.base is whole and _layout(array) == _layout(part) for array, part in zip(arrays, whole, strict=True)
-        )
-        if all(same):
+def _stacked(values: list) -> np.ndarray:
+    first = values[0]
+    if not isinstance(first, np.ndarray):
+        return np.array(values)
+    whole = first.base
+    # Parts of one array, in its order, need no copy.
+    if isinstance(whole, np.ndarray) and whole.shape == (len(values), *first.shape) and whole.dtype == first.dtype:
+        begin, step = _address(whole), whole.strides[0]
+        if all(
+            part.base is whole
+            and part.shape == first.shape
+            and part.strides == whole.strides[1:]
+            and _address(part) == begin + i * step
+            for i, part in enumerate(values)
+        ):
             return whole
-    return np.stack(arrays)
+    return np.stack(values)
 
 
-def _layout(array: np.ndarray) -> tuple:
-    return array.__array_interface__["data"], array.strides, array.dtype, array.shape
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def recording_number(recording: str) -> int:

@@ -28,6 +28,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,7 +82,7 @@ class Sample:
     """float32 [T, P, 6], m/s^2 and rad/s."""
     valid: np.ndarray
     """bool [T, P, 2]: acc, gyro present."""
-    frames: list[bytes]
+    frames: Sequence[bytes | memoryview]
     """F JPEG pictures; empty in a dataset without pictures."""
     meta: SampleMeta
     embedding: np.ndarray | None = None
@@ -109,14 +110,14 @@ def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
         (f"{sample.key}.imu.npy", _npy(sample.imu)),
         (f"{sample.key}.valid.npy", _npy(sample.valid)),
     ]
-    members += [(f"{sample.key}.{i:02d}.jpg", frame) for i, frame in enumerate(sample.frames)]
+    members += [(f"{sample.key}.{i:02d}.jpg", bytes(frame)) for i, frame in enumerate(sample.frames)]
     if sample.embedding is not None:
         members.append((f"{sample.key}.video.npy", _npy(sample.embedding)))
     return members
 
 
-def decode_members(members: dict[str, bytes]) -> Sample:
-    """Return the sample whose tar members (name to content) are given; the frames stay JPEG.
+def decode_members(members: Mapping[str, bytes | memoryview]) -> Sample:
+    """Return the sample whose tar members (name to content) are given; the frames stay JPEG, in the same memory.
 
     Raises:
         ValueError: a member is missing, damaged, or of another format version. One line, naming the key.
@@ -126,12 +127,14 @@ def decode_members(members: dict[str, bytes]) -> Sample:
         raise ValueError(f"expected the members of one sample, got {sorted(keys)[:4]}")
     key = keys.pop()
     try:
-        fields = json.loads(members[f"{key}.json"])
+        fields = json.loads(bytes(members[f"{key}.json"]))
         if fields.get("format") != FORMAT_VERSION:
             raise ValueError(f"shard format {fields.get('format')}, this program reads {FORMAT_VERSION}")
         meta = SampleMeta(**fields)
         if not isinstance(meta.recording, str):
             raise ValueError("recording is no string")
+        if not isinstance(meta.start_s, int | float) or not math.isfinite(meta.start_s):
+            raise ValueError("start_s is no number")
         imu, valid = (_from_npy(members[f"{key}.{name}.npy"]) for name in ("imu", "valid"))
         check_arrays(imu, valid, meta)
         embedding, frames = None, []
@@ -179,11 +182,12 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(io.BytesIO(header[8:]))
 
 
-def _from_npy(data: bytes) -> np.ndarray:
+def _from_npy(data: bytes | memoryview) -> np.ndarray:
     try:
-        if data.startswith(_NPY_1_0):
-            start = 10 + int.from_bytes(data[8:10], "little")
-            shape, fortran_order, dtype = _npy_header(data[:start])
+        begin = bytes(data[:10])
+        if begin.startswith(_NPY_1_0):
+            start = 10 + int.from_bytes(begin[8:], "little")
+            shape, fortran_order, dtype = _npy_header(bytes(data[:start]))
             if not fortran_order and not dtype.hasobject and 0 not in shape:
                 return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape).copy()
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

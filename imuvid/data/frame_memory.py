@@ -1,4 +1,4 @@
-"""Frames are decoded where they will lie in the batch, in memory that an earlier batch no longer needs.
+"""Samples are read, and frames decoded where they will lie in the batch, in memory that is no longer needed.
 
 A window of 10 frames of 224 px takes 1.5 MB. Copying it into its batch, and asking the system for fresh pages for
 every batch, take about half as long again as decoding it.
@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 
-def decode_frames(jpegs: Sequence[bytes], out: np.ndarray | None = None) -> np.ndarray:
+def decode_frames(jpegs: Sequence[bytes | memoryview], out: np.ndarray | None = None) -> np.ndarray:
     """Decode the frames of one window.
 
     Args:
@@ -41,6 +41,27 @@ def decode_frames(jpegs: Sequence[bytes], out: np.ndarray | None = None) -> np.n
     return np.stack([simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in jpegs])
 
 
+class ReadMemory:
+    """Memory for the bytes of samples, given in turns: a sample is there until ``num_samples`` more were read.
+
+    Pickles and forks as if it were new.
+    """
+
+    def __init__(self, num_samples: int):
+        self._buffers = [bytearray() for _ in range(num_samples)]
+        self._next = 0
+
+    def take(self, size: int) -> memoryview:
+        """Return room for ``size`` bytes."""
+        place, self._next = self._next, (self._next + 1) % len(self._buffers)
+        if len(self._buffers[place]) < size:
+            self._buffers[place] = bytearray(size + size // 4)  # a new one: someone may look at the old one
+        return memoryview(self._buffers[place])[:size]
+
+    def __reduce__(self) -> tuple[type[ReadMemory], tuple[int]]:
+        return ReadMemory, (len(self._buffers),)
+
+
 class FrameMemory:
     """Memory for the frames of ``num_windows`` windows, which a batch takes over when they are all there.
 
@@ -55,7 +76,7 @@ class FrameMemory:
         self._batches: list[np.ndarray] = []
         self._used = 0
 
-    def decode(self, jpegs: Sequence[bytes]) -> np.ndarray:
+    def decode(self, jpegs: Sequence[bytes | memoryview]) -> np.ndarray:
         """As :func:`decode_frames`, into the next free place."""
         if not jpegs:
             return decode_frames(jpegs)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import DTypeLike
 
 from imuvid.data.dataset_json import DATASET_NAME, DatasetInfo
 from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 _DICTIONARIES = ("shard", "recording", "subject", "split", "label", "verdict")
 _ROWS = 1 << 16
+_BUFFER = 1 << 20
+"""Of a column's bytes so many lie in memory at a time, not those of a group of rows."""
 _KEY = f"^{KEY_PATTERN.pattern}$"
 _REQUIRED = ("key", "shard", "offset", "size", "recording", "split")
 
@@ -88,8 +91,8 @@ class Index:
         self._store, self._info = store, info
         self._fetched: mmap.mmap | bytes | None = None
         where = store.where(INDEX_NAME)
-        offsets, sizes, crc32, weights = _Numbers(9), _Numbers(), _Numbers(), _Numbers(even=1)
-        used: list[np.ndarray] = []
+        offsets, sizes, crc32, weights = _Numbers(9), _Numbers(9), _Numbers(), _Numbers(even=1)
+        used: list[np.ndarray | int] = []  # a number stands for so many rows that are all used
         starts: list[int] = []
         self.shards: list[str] = []
         num = num_members = 0
@@ -101,8 +104,8 @@ class Index:
             member = np.ones(len(good), dtype=bool) if split is None else _equal(batch["split"], split)
             num_members += int(member.sum())
             keep = member & good
-            used.append(keep)
             rows = None if keep.all() else np.flatnonzero(keep)
+            used.append(len(keep) if rows is None else keep)
             for name, numbers, null in (
                 ("offset", offsets, 0),
                 ("size", sizes, 0),
@@ -124,9 +127,12 @@ class Index:
                 why = f"all {num_members} windows fail a quality gate: see 'imuvid shards inspect'"
             raise UserError(f"{store}: no sample in split '{split}': {why}")
         self.num_gated = num_members - num
-        self._used = None if all(part.all() for part in used) else np.concatenate(used)
+        self._used = None
+        if not all(isinstance(part, int) for part in used):
+            parts = [np.ones(part, dtype=bool) if isinstance(part, int) else part for part in used]
+            self._used = np.concatenate(parts)
         self._offsets, self._sizes, self._crc32 = offsets.joined(), sizes.joined(), crc32.joined()
-        self._unit = offsets.unit
+        self._units = offsets.unit, sizes.unit
         # Where all are 1, as in most datasets, one number that is seen N times.
         weight = weights.joined()
         even = np.broadcast_to(np.float64(1.0), num)
@@ -151,7 +157,7 @@ class Index:
 
     def span(self, sample: int) -> tuple[int, int]:
         """Return offset and size of a sample in its shard, bytes."""
-        return int(self._offsets[sample]) * self._unit, int(self._sizes[sample])
+        return int(self._offsets[sample]) * self._units[0], int(self._sizes[sample]) * self._units[1]
 
     def crc32(self, sample: int) -> int | None:
         """Return the checksum of a sample; None in an index without."""
@@ -203,7 +209,8 @@ class Index:
             with ThreadPoolExecutor(1) as pool:
                 digest = pool.submit(_sha256, content)
                 try:
-                    with pq.ParquetFile(source, read_dictionary=[n for n in names if n in _DICTIONARIES]) as file:
+                    texts = [name for name in names if name in _DICTIONARIES]
+                    with pq.ParquetFile(source, read_dictionary=texts, buffer_size=_BUFFER) as file:
                         self._num_rows = file.metadata.num_rows
                         present = [name for name in names if name in file.schema_arrow.names]
                         # By groups: otherwise all of the columns' bytes are read ahead.
@@ -225,7 +232,7 @@ class Index:
 
 
 class _Numbers:
-    """A column that is collected in four bytes a row, if its values fit.
+    """A column that is collected in two or four bytes a row, if its values fit.
 
     Args:
         shift: the values are multiples of 2 to this, if they are.
@@ -252,16 +259,25 @@ class _Numbers:
             self._num += len(values)
             return
         if self._values is None:
-            self._values = np.empty(num_rows, np.uint32 if values.dtype.kind == "i" else values.dtype)
+            self._values = np.empty(num_rows, np.uint16 if values.dtype.kind == "i" else values.dtype)
             self._values[: self._num] = self._even or 0
         if values.dtype.kind == "i":
             bits = int(np.bitwise_or.reduce(values))
-            if self._values.dtype == np.uint32 and (bits < 0 or bits >> self._shift >= 1 << 32 or bits % self.unit):
-                self._values = self._values.astype(np.int64) << self._shift
+            if bits < 0 or bits % self.unit:
+                self._widen(np.int64)
+                self._values[: self._num] <<= self._shift
                 self._shift, self.unit = 0, 1
             values = values >> self._shift if self._shift else values
+            self._widen(np.int64 if not 0 <= bits >> self._shift < 1 << 32 else np.min_scalar_type(bits >> self._shift))
         self._values[self._num : self._num + len(values)] = values
         self._num += len(values)
+
+    def _widen(self, kind: DTypeLike) -> None:
+        assert self._values is not None
+        wide = np.promote_types(self._values.dtype, kind)
+        if wide != self._values.dtype:
+            before, self._values = self._values, np.empty(len(self._values), wide)
+            self._values[: self._num] = before[: self._num]
 
     def joined(self) -> Any:
         """Return what was collected; None where all is ``even``."""

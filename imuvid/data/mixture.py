@@ -13,11 +13,11 @@ import numpy as np
 from imuvid.data.batch import Example, recording_number
 from imuvid.data.dataset_json import DatasetInfo, read_dataset_info
 from imuvid.data.format import Sample
-from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.frame_memory import FrameMemory, ReadMemory
 from imuvid.data.mixture_order import MixtureOrder, Shares, seed_of
 from imuvid.data.order import Batches, Order, SampleOrder
 from imuvid.data.resampled import ResampledOrder
-from imuvid.data.shard_dataset import ShardDataset
+from imuvid.data.shard_dataset import ShardDataset, Unpacked, picture
 from imuvid.data.spread import Spread
 from imuvid.errors import UserError
 
@@ -135,22 +135,22 @@ class MixtureDataset:
         part, within = self._at(sample)
         return self.parts[part].span(within)
 
-    def intact(self, sample: int, raw: bytes) -> bool:
+    def intact(self, sample: int, raw: bytes | memoryview) -> bool:
         """Return whether these are the bytes of a sample, as :meth:`ShardDataset.intact`."""
         part, within = self._at(sample)
         return self.parts[part].intact(within, raw)
 
-    def raw(self, sample: int) -> bytes:
+    def raw(self, sample: int, memory: ReadMemory | None = None) -> bytes | memoryview:
         """Read the bytes of one sample, as :meth:`ShardDataset.raw`."""
         part, within = self._at(sample)
-        return self.parts[part].raw(within)
+        return self.parts[part].raw(within, memory)
 
-    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+    def read(self, sample: int, raw: bytes | memoryview | None = None) -> Sample:
         """Read one sample, as :meth:`ShardDataset.read`."""
         part, within = self._at(sample)
         return self.parts[part].read(within, raw)
 
-    def example(self, sample: int, raw: bytes | None = None) -> Example:
+    def example(self, sample: int, raw: bytes | memoryview | None = None) -> Example:
         """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
         return self.decode(sample, self.read(sample, raw))
 
@@ -161,13 +161,17 @@ class MixtureDataset:
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Decode as :meth:`ShardDataset.decode`; sample and recording have numbers of the mixture."""
+        """Decode the frames of a sample, as :meth:`ShardDataset.decode`."""
+        return picture(self, *self.unpack(sample, stored, rng), memory)
+
+    def unpack(self, sample: int, stored: Sample, rng: np.random.Generator | None = None) -> Unpacked:
+        """As :meth:`ShardDataset.unpack`; sample and recording have numbers of the mixture."""
         part, within = self._at(sample)
-        example = self.parts[part].decode(within, stored, rng, memory)
+        example, jpegs = self.parts[part].unpack(within, stored, rng)
         recording = recording_number(f"{part}/{example.recording}")
         if not self.parts[part].has_video:
             example = self._without_video(example)
-        return dataclasses.replace(example, sample=sample, recording=recording)
+        return dataclasses.replace(example, sample=sample, recording=recording), jpegs
 
     def _without_video(self, example: Example) -> Example:
         dim, count = self.info.embedding_dim, self.num_frames

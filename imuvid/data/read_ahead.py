@@ -36,7 +36,7 @@ _MOST_WARNINGS = 5
 
 _log = logging.getLogger(__name__)
 Item = tuple[int, int]
-Read = tuple[Item, "bytes | ValueError | None"]
+Read = tuple[Item, "bytes | memoryview | ValueError | None"]
 
 
 class ReadAhead:
@@ -78,7 +78,7 @@ class ReadAhead:
             if shards is not None:
                 shards.stop()
 
-    def _read(self, sample: int, shards: _Shards | None) -> bytes | None:
+    def _read(self, sample: int, shards: _Shards | None) -> bytes | memoryview | None:
         if self._dataset.at_shard(self._dataset.shard_of(sample))[0].store.local is not None:
             return None
         raw = None if shards is None else shards.read(sample)
@@ -146,7 +146,7 @@ class _Shards:
                 self._left_out.discard(shard)
                 self._close(shard)
 
-    def read(self, sample: int) -> bytes | None:
+    def read(self, sample: int) -> bytes | memoryview | None:
         """Return a sample's bytes from the cache, None where it does not hold them, or not any more as they were."""
         shard = self._dataset.shard_of(sample)
         with self._changed:

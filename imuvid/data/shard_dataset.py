@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,19 @@ from imuvid.data.damage import CorruptSample
 from imuvid.data.dataset_json import read_dataset_info
 from imuvid.data.dataset_tables import RECORDINGS_NAME, read_recordings
 from imuvid.data.format import Sample, decode_members
-from imuvid.data.frame_memory import FrameMemory, decode_frames
+from imuvid.data.frame_memory import FrameMemory, ReadMemory, decode_frames
 from imuvid.data.index import Column, Index
 from imuvid.data.storage import Store
-from imuvid.data.tar import parse_tar
+from imuvid.data.tar import parse_tar, views_of_tar
 from imuvid.errors import UserError
 
 if TYPE_CHECKING:
-    from imuvid.data.mixture import MixtureDataset
+    from imuvid.data.mixture import AnyDataset
+
+
+Unpacked = tuple[Example, Sequence["bytes | memoryview"]]
+"""Everything of an example but its frames, and the JPEGs of these."""
+_NO_FRAMES = decode_frames([])
 
 
 class ShardDataset:
@@ -174,13 +180,17 @@ class ShardDataset:
         """Return where in its shard a sample lies: offset and size, bytes."""
         return self.index.span(sample)
 
-    def intact(self, sample: int, raw: bytes) -> bool:
+    def intact(self, sample: int, raw: bytes | memoryview) -> bool:
         """Return whether these are the bytes of a sample; of an index without checksums only their number is known."""
         crc32 = self.index.crc32(sample)
         return len(raw) == self.span(sample)[1] and (crc32 is None or zlib.crc32(raw) == crc32)
 
-    def raw(self, sample: int) -> bytes:
+    def raw(self, sample: int, memory: ReadMemory | None = None) -> bytes | memoryview:
         """Read the bytes of one sample.
+
+        Args:
+            sample: its number.
+            memory: where the bytes of a local file go; memory of their own without it.
 
         Raises:
             CorruptSample: the shard is shorter than the index says.
@@ -192,9 +202,12 @@ class ShardDataset:
             if self.store.local is None:
                 if shard not in self._measured:
                     self._check_size(shard, sample, self.store.size(name))
-                raw = self.store.read_range(name, offset, size)
-            else:
+                raw: bytes | memoryview = self.store.read_range(name, offset, size)
+            elif memory is None:
                 raw = os.pread(self._open(shard, sample), size, offset)
+            else:
+                room = memory.take(size)
+                raw = room[: os.preadv(self._open(shard, sample), [room], offset)]
         except OSError as error:
             raise ValueError(f"{self.where(sample)}: cannot be read: {error.strerror or error}") from error
         if len(raw) < size:
@@ -226,12 +239,12 @@ class ShardDataset:
             )
         self._measured.add(shard)
 
-    def read(self, sample: int, raw: bytes | None = None) -> Sample:
+    def read(self, sample: int, raw: bytes | memoryview | None = None) -> Sample:
         """Read one sample; its frames stay JPEG.
 
         Args:
             sample: its number.
-            raw: its bytes, where they were read before.
+            raw: its bytes, where they were read before; the JPEGs of what is returned lie in them.
 
         Raises:
             CorruptSample: it is damaged or the shard is shorter than the index says.
@@ -240,19 +253,20 @@ class ShardDataset:
         raw = self.raw(sample) if raw is None else raw
         if not self.intact(sample, raw):
             raise CorruptSample(f"{self.where(sample)}: checksum differs: the shard is damaged", "checksum")
+        checked = self.index.crc32(sample) is not None
         try:
-            decoded = decode_members(parse_tar(raw))
+            decoded = decode_members(views_of_tar(raw) if checked else parse_tar(raw))
         except ValueError as error:
             raise CorruptSample(f"{self.where(sample)}: {error}", "members") from error
         # The checksum is of the key as well; without one, the keys have to be at hand.
-        if self.index.crc32(sample) is None and decoded.key != self.keys[sample]:
+        if not checked and decoded.key != self.keys[sample]:
             where = self.store.where(self.index.shards[self.shard_of(sample)])
             raise CorruptSample(
                 f"{where}: holds {decoded.key} where the index says {self.keys[sample]}", "other_sample"
             )
         return decoded
 
-    def example(self, sample: int, raw: bytes | None = None) -> Example:
+    def example(self, sample: int, raw: bytes | memoryview | None = None) -> Example:
         """Read one sample and decode its frames: :meth:`read`, then :meth:`decode`."""
         return self.decode(sample, self.read(sample, raw))
 
@@ -263,16 +277,19 @@ class ShardDataset:
         rng: np.random.Generator | None = None,
         memory: FrameMemory | None = None,
     ) -> Example:
-        """Decode the frames of a sample.
+        """Decode the frames of a sample: :meth:`unpack`, then :func:`picture`."""
+        return picture(self, *self.unpack(sample, stored, rng), memory)
+
+    def unpack(self, sample: int, stored: Sample, rng: np.random.Generator | None = None) -> Unpacked:
+        """Return everything of an example but its frames, and the JPEGs of these.
 
         Args:
             sample: its number.
             stored: what :meth:`read` gave.
             rng: draws the frame of each chunk; without it the frame in the middle is taken.
-            memory: where the frames are decoded; memory of their own without it.
 
         Raises:
-            CorruptSample: a JPEG is damaged, or the embedding is not as long as ``dataset.json`` says.
+            CorruptSample: there are too few frames, or the embedding is not as long as ``dataset.json`` says.
         """
         dim = None if stored.embedding is None else len(stored.embedding)
         if dim != self.info.embedding_dim:
@@ -280,33 +297,54 @@ class ShardDataset:
                 f"{self.where(sample)}: its video embedding has {dim} numbers, expected {self.info.embedding_dim}",
                 "members",
             )
-        frame_valid = np.asarray(stored.meta.frame_valid, dtype=bool)
-        places = np.asarray(stored.meta.frame_times_s, dtype=np.float64) / stored.meta.duration_s
-        if len(frame_valid) < self._num_frames:
-            raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
-        chosen = choose_frames(frame_valid, self._num_frames, rng) if self._num_frames else np.arange(len(frame_valid))
-        try:
-            jpegs = [stored.frames[i] for i in chosen] if stored.frames else []
-            frames = memory.decode(jpegs) if memory else decode_frames(jpegs)
-        except ValueError as error:
-            raise CorruptSample(f"{self.where(sample)}: damaged JPEG: {error}", "picture") from error
-        return Example(
+        frame_valid = np.array(stored.meta.frame_valid, dtype=bool)
+        places = np.array(stored.meta.frame_times_s, dtype=np.float64) / stored.meta.duration_s
+        jpegs = stored.frames
+        if self._num_frames:
+            if len(frame_valid) < self._num_frames:
+                raise CorruptSample(f"{self.where(sample)}: has {len(frame_valid)} frames", "members")
+            chosen = choose_frames(frame_valid, self._num_frames, rng)
+            frame_valid, places, jpegs = frame_valid[chosen], places[chosen], [jpegs[i] for i in chosen]
+        example = Example(
             imu=stored.imu,
             valid=stored.valid,
-            frames=frames if stored.embedding is None else stored.embedding,
-            frame_valid=frame_valid[chosen],
+            frames=_NO_FRAMES if stored.embedding is None else stored.embedding,
+            frame_valid=frame_valid,
             recording=recording_number(stored.meta.recording),
             sample=sample,
-            frame_places=places[chosen],
-            start_s=self.starts_s[sample],
+            frame_places=places,
+            start_s=stored.meta.start_s,  # as in the index, a column of which would have to be read for it
             narration=stored.meta.text,
         )
+        return example, jpegs
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": OrderedDict()}
 
 
-def retrieval_windows(dataset: ShardDataset | MixtureDataset, choice: str) -> list[int]:
+def picture(
+    dataset: AnyDataset, example: Example, jpegs: Sequence[bytes | memoryview], memory: FrameMemory | None
+) -> Example:
+    """Give an example its frames.
+
+    Args:
+        dataset: that it is of.
+        example: that ``unpack`` of the dataset gave; it is changed.
+        jpegs: of it; none where it has an embedding.
+        memory: where they are decoded; None = memory of their own.
+
+    Raises:
+        CorruptSample: a JPEG is damaged.
+    """
+    if jpegs:
+        try:
+            example.frames = memory.decode(jpegs) if memory else decode_frames(jpegs)
+        except ValueError as error:
+            raise CorruptSample(f"{dataset.where(example.sample)}: damaged JPEG: {error}", "picture") from error
+    return example
+
+
+def retrieval_windows(dataset: AnyDataset, choice: str) -> list[int]:
     """Return the samples that retrieval is judged on, in the order of the dataset.
 
     Overlapping windows look the same, so that a miss among them says nothing: there are none here.

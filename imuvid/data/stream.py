@@ -18,6 +18,7 @@ import itertools
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -30,13 +31,13 @@ from imuvid.data.augment import AugmentConfig, augment, mirrored_positions
 from imuvid.data.batch import Batch, Example, collate
 from imuvid.data.cache import ShardCache
 from imuvid.data.damage import read_or_replace
-from imuvid.data.format import Sample
-from imuvid.data.frame_memory import FrameMemory
+from imuvid.data.frame_memory import FrameMemory, ReadMemory
 from imuvid.data.mixture import AnyDataset, MixtureEntry, sample_order
 from imuvid.data.object_store import within
 from imuvid.data.order import Order
 from imuvid.data.progress import Progress
 from imuvid.data.read_ahead import Read, ReadAhead
+from imuvid.data.shard_dataset import Unpacked, picture
 from imuvid.imu.condition import ConditionConfig, condition
 
 Tokenize = Callable[[str | None], np.ndarray]
@@ -117,36 +118,41 @@ class _Decode:
     ):
         self.dataset, self.config, self.seed, self.progress, self.tokenize = dataset, config, seed, progress, tokenize
         self.mirror = mirrored_positions(dataset.info.positions)
-        self.local_batch, self.memory = local_batch, FrameMemory(local_batch)
+        self.local_batch, self.memory, self.read_memory = local_batch, FrameMemory(local_batch), ReadMemory(local_batch)
 
     def __call__(self, items: Iterable[Read]) -> Iterator[Example]:
-        """Take a local batch of samples at a time: to read them one by one, between two decodings, would be twice as
-        dear, since each decoding takes the processor's cache.
+        """Take a local batch of samples at a time: to read and unpack them one by one, between two decodings, would be
+        twice as dear, since each decoding takes the processor's cache.
         """
         items = iter(items)
         while group := list(itertools.islice(items, self.local_batch)):
-            read = [self._read(sample, raw) for (_, sample), raw in group]
-            for (position, _), stored in zip(group, read, strict=True):
-                yield self._example(*position, stored)
+            unpacked = deque(self._unpacked(*position, raw, self.read_memory) for position, raw in group)
+            for position, _ in group:
+                yield self._example(*position, unpacked.popleft())
             self.progress.rests()
 
-    def _read(self, sample: int, raw: bytes | ValueError | None) -> Sample | ValueError:
+    def _unpacked(
+        self, epoch: int, sample: int, raw: bytes | memoryview | ValueError | None, memory: ReadMemory | None = None
+    ) -> Unpacked | ValueError:
         self.progress.reads(sample)
         if isinstance(raw, ValueError):
             return raw
+        rng = None
+        if self.config.num_frames:  # else nothing is drawn, and making one takes as long as reading the JSON
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, sample, 5]))
         try:
-            return self.dataset.read(sample, raw)
+            read = self.dataset.raw(sample, memory) if raw is None else raw
+            return self.dataset.unpack(sample, self.dataset.read(sample, read), rng)
         except ValueError as error:
             return error
 
-    def _example(self, epoch: int, sample: int, stored: Sample | ValueError) -> Example:
+    def _example(self, epoch: int, sample: int, unpacked: Unpacked | ValueError) -> Example:
         def decode(number: int) -> Example:
-            self.progress.reads(number)
-            own = stored if number == sample else self.dataset.read(number)
+            own = unpacked if number == sample else self._unpacked(epoch, number, None)
             if isinstance(own, ValueError):
                 raise own
-            rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, number, 5]))
-            return self.dataset.decode(number, own, rng, self.memory)
+            self.progress.reads(number)
+            return picture(self.dataset, *own, self.memory)
 
         example = read_or_replace(self.dataset, sample, decode, self.config.max_corrupt)
         # Augmentation is that of a sensor: it comes before the readings lose their units.
@@ -158,6 +164,8 @@ class _Decode:
 
 
 def _conditioned(example: Example, dataset: AnyDataset, config: ConditionConfig) -> Example:
+    if config == ConditionConfig():
+        return example
     recording = None
     if config.normalise == "recording":
         recording = dataset.statistics_of(example.sample)

@@ -127,9 +127,13 @@ def load_text_encoder(path: str | Path) -> TextEncoder:
     Raises:
         UserError: there is none, as the run had no text tower; it is damaged, or of another format.
     """
-    folder = find_tower(Path(path).expanduser(), FOLDER_NAME)
+    missing = UserError(f"{path}: holds no text encoder: pretrain with model.text_tower.kind=clip to have one")
+    try:
+        folder = find_tower(Path(path).expanduser(), FOLDER_NAME)
+    except UserError as error:
+        raise missing from error
     if not (folder / TOKENIZER_NAME).is_file():
-        raise UserError(f"{path}: holds no text encoder: pretrain with model.text_tower.kind=clip to have one")
+        raise missing
     check_tower_files(folder)
     try:
         fields = json.loads((folder / CONFIG_NAME).read_text())

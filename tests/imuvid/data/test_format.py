@@ -104,7 +104,10 @@ def test_damaged_samples_are_refused_in_one_line():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"duration_s": 1e999}, {"duration_s": None}, {"recording": 3}, {"positions": 1}, {"frame_times_s": 4}, {"new": 1}],
+    [
+        *({"duration_s": 1e999}, {"duration_s": None}, {"recording": 3}, {"positions": 1}, {"frame_times_s": 4}),
+        *({"start_s": "1"}, {"start_s": None}, {"start_s": float("nan")}, {"new": 1}),
+    ],
 )
 def test_metadata_of_another_kind_is_refused(fields):
     assert SAMPLE.key in refused(changed(**fields))

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 
 from imuvid.data.batch import Example, collate
-from imuvid.data.frame_memory import FrameMemory, decode_frames
+from imuvid.data.frame_memory import FrameMemory, ReadMemory, decode_frames
 
 
 def jpegs(seed: int, num: int = 3, size: int = 24) -> list[bytes]:
@@ -110,3 +110,15 @@ def test_it_goes_to_another_process_without_its_memory():
 
 def test_windows_without_pictures():
     assert FrameMemory(2).decode([]).shape == (0, 0, 0, 3)
+
+
+def test_what_is_read_stays_until_as_many_samples_were_read():
+    memory, held = ReadMemory(3), []
+    for number in range(30):
+        size = 7 * (number * 11 % 13) + 1
+        room = memory.take(size)
+        assert len(room) == size
+        room[:] = bytes([number]) * size
+        held = [*held[-2:], (number, room)]
+        assert all(bytes(view) == bytes([own]) * len(view) for own, view in held)
+    assert pickle.loads(pickle.dumps(memory)).take(5).nbytes == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import shutil
 
@@ -29,7 +30,6 @@ def reindex(folder, change) -> None:
 
 def test_examples_are_what_was_written(tiny_dataset):
     whole = ShardDataset(tiny_dataset, None)
-    whole.starts_s = [1.5 * number for number in range(56)]
     assert len(whole) == 56
     for number in (0, 12, 13, 55):  # both ends of a shard
         expected = tiny_sample(number, f"r{number // 2:03d}", "s")
@@ -39,7 +39,9 @@ def test_examples_are_what_was_written(tiny_dataset):
         pictures = [simplejpeg.decode_jpeg(frame, colorspace="RGB") for frame in expected.frames]
         np.testing.assert_array_equal(example.frames, np.stack(pictures))
         assert example.frame_valid.tolist() == [True] * 4
-        assert example.start_s == 1.5 * number
+        stored = whole.read(number)
+        later = dataclasses.replace(stored, meta=dataclasses.replace(stored.meta, start_s=1.5 * number))
+        assert whole.decode(number, later).start_s == 1.5 * number
         assert example.sample == number
     assert whole.example(0).recording == whole.example(1).recording != whole.example(2).recording
 
@@ -160,6 +162,22 @@ def test_offsets_outside_the_shard_are_errors(copied):
     for change in ({"offset": -512}, {"size": -1}, {"offset": 1 << 40}):
         reindex(copied, lambda rows, change=change: [{**rows[0], **change}, *rows[1:]])
         assert "00000.tar" in fails(ShardDataset(copied, None), 0)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1 << 16])
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(512, 1024), (512 << 17, 512 << 17), (1 << 50, 1 << 45), (513, 1025), (5, 1 << 33), (-512, -1), (3, 512)],
+)
+def test_where_samples_lie_is_kept_exactly_whatever_the_numbers(copied, monkeypatch, rows_at_once, offset, size):
+    rows = pq.read_table(copied / INDEX_NAME).to_pylist()
+    for number in (2, 7):
+        rows[number] |= {"offset": offset, "size": size, "crc32": None if number == 7 else (1 << 32) - 1}
+    rewrite_index(copied, rows)
+    monkeypatch.setattr("imuvid.data.index._ROWS", rows_at_once)
+    index = ShardDataset(copied, None).index
+    assert [index.span(i) for i in range(len(rows))] == [(row["offset"], row["size"]) for row in rows]
+    assert [index.crc32(i) for i in range(len(rows))] == [row["crc32"] for row in rows]
 
 
 def test_windows_that_fail_a_quality_gate_are_left_out(copied):

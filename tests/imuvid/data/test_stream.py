@@ -19,6 +19,7 @@ from scipy import signal, stats
 from imuvid.data.augment import AugmentConfig
 from imuvid.data.batch import Batch
 from imuvid.data.dataset_tables import read_recordings
+from imuvid.data.index import Index
 from imuvid.data.shard_dataset import ShardDataset
 from imuvid.data.stream import DataConfig, evaluation_batches, training_stream
 from imuvid.errors import UserError
@@ -92,6 +93,14 @@ def test_shapes_and_an_epoch_has_every_sample_once(whole):
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_batches(tiny_dataset, whole, num_workers):
     assert all(map(same, batches(tiny_dataset, num_workers=num_workers), whole))
+
+
+def test_no_column_of_the_index_is_read_for_what_the_samples_say_themselves(tiny_dataset, whole, monkeypatch):
+    starts_s = ShardDataset(tiny_dataset, "train").starts_s
+    monkeypatch.setattr(Index, "column", lambda self, name: pytest.fail(f"reads {name} of all samples"))
+    [batch] = batches(tiny_dataset, 1)
+    assert same(batch, whole[0])
+    assert batch.start_s.tolist() == [starts_s[i] for i in batch.sample.tolist()]
 
 
 @pytest.mark.parametrize("world", [2, 4])

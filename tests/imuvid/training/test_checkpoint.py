@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import threading
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from imuvid.data.dataset_json import DatasetInfo
+from imuvid.data.stream import DataConfig
 from imuvid.errors import UserError
 from imuvid.manifest import manifest_problem
 from imuvid.training.checkpoint import StreamState, find_checkpoint, read_stream_state
 from imuvid.training.checkpoint_writer import CheckpointWriter, Parts, clear_staging
+from imuvid.training.guard import HISTORY, GuardState
 from tests.ranks import run_ranks
 
 
@@ -111,6 +115,22 @@ DAMAGES = {
     "manifest without sums": lambda c: (c / "MANIFEST.json").write_text('{"files": {"stream.json": 3}}'),
     "manifest that is binary": lambda c: (c / "MANIFEST.json").write_bytes(b"\xff\xfe"),
 }
+
+
+def test_the_state_stays_small_whatever_the_number_of_shards(tmp_path):
+    shards = {f"{number:05d}.tar": f"{number:064x}" for number in range(100_000)}
+    counts = {"samples": 10**8, "recordings": 10**6, "subjects": 10**5, "shards": 100_000}
+    info = DatasetInfo("large", counts, 138888.0, 5.0, 50.0, ["head"], 10, [224, 224], [], shards, {})
+    corrupt = {str(10**8 - number): "other_sample" for number in range(DataConfig().max_corrupt)}
+    bad = {str(10**6 + number): "loss leaps to 3.14 from 0.577" for number in range(20)}
+    guard = GuardState(bad, dict(bad), 3, 10**6, [math.pi] * HISTORY)
+    mixture = "+".join([f"0.012345679*{info.fingerprint}"] * 20)
+    full = StreamState(10**7, 64 * 10**7, 1, 64, mixture, corrupt, True, guard)
+    writer = CheckpointWriter(tmp_path, 3, 0)
+    writer.start(full, {})
+    path = writer.finish()
+    assert read_stream_state(path) == full
+    assert (path / "stream.json").stat().st_size < 10_000
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
