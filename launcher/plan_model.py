@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from imuvid import config as configs
 from imuvid.data.batch import Batch
 from imuvid.data.mixture import open_split
 from imuvid.errors import UserError
 from imuvid.models.towers import with_places, without_weights
-from imuvid.models.two_tower import TwoTower
+from imuvid.models.two_tower import ModelConfig, TwoTower
 from imuvid.training.config import PretrainConfig
 from imuvid.training.engine import resolve_dtype
 from launcher.plan import FROM_DOCTOR, ModelSize, Plan, PlanConfig, Workload, complete_figures, make_plan
@@ -54,7 +54,15 @@ def model_size(config: PretrainConfig, figures: PlanConfig) -> ModelSize:
         video_tower=without_weights(config.model.video_tower),
         text_tower=without_weights(config.model.text_tower),
     )
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    try:
+        return _counted(config, towers, figures, "cpu")
+    except DataDependentOutputException:
+        # Batch normalisation asks a CPU for numbers; the other device knows no autocast, so it counts float32.
+        return _counted(config, towers, figures, "meta")
+
+
+def _counted(config: PretrainConfig, towers: ModelConfig, figures: PlanConfig, device: str) -> ModelSize:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         model = TwoTower(towers, resolve_dtype(config.engine.dtype)).train()
         parameters = list(model.parameters())
         tokens = int(getattr(model.text_tower, "max_tokens", 0))
