@@ -72,7 +72,7 @@ def compare(epochs: int, repeats: int) -> dict[str, float]:
             hand += [f"name=h{repeat}", "optimizer.lr=0.001"]
             by_hand.append(measure([*program, *hand], folder / f"h{repeat}"))
             sweep = ["sweep", str(folder / "sweep.yaml"), "ray.cpus=2"]
-            by_sweep.append(measure([*program, *sweep], folder / f"s{repeat}/trials/0000"))
+            by_sweep.append(measure([*program, *sweep], folder / f"s{repeat}/trials/trial-0000"))
     hand_s, sweep_s = (statistics.median(rest for _, rest in each) for each in (by_hand, by_sweep))
     return {
         "startup_s": statistics.median(start for start, _ in by_sweep),

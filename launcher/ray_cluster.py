@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.exceptions import AuthenticationError
 
 from imuvid.errors import UserError
 
@@ -34,6 +36,8 @@ def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is not None:
         _check_reachable(address, word)
+        # As `ray start` does; left to itself, Ray uses the machine's token only where it is told no address.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     own: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": dashboard}
     if address is None:
         _stay_on_loopback()
@@ -41,6 +45,11 @@ def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
         try:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
             return
+        except AuthenticationError as error:
+            raise UserError(
+                f"{word}: the Ray cluster there takes no one without its token: set RAY_AUTH_MODE=token, and"
+                " RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            ) from error
         # On a busy machine some of Ray's own processes start too late for the others; it says so by a bare Exception.
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]

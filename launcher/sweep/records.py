@@ -1,13 +1,13 @@
 """What a sweep leaves on disk: enough to go on after anything was killed, and to draw every result from.
 
-    runs/NAME/sweep.yaml            its config
-              trials.jsonl          a line for each trial before it starts: number, parameters
-              trials/0003/          the run of trial 3, as of every pretraining
-              trials/0003.1/        its next generation, where pbt gave it another's weights
-              trials/0003/outcome.json   how it ended: written once
-              trials/0003/ood.jsonl      its OOD validation scores, where they are the metric
-              trials/0003/usage.json     seconds that it held its resources
-              trials/0003/host-0.log     what its ranks printed
+    runs/NAME/sweep.yaml                       its config
+              trials.jsonl                     a line for each trial before it starts: number, parameters
+              trials/trial-0003/               the run of trial 3, as of every pretraining
+              trials/trial-0003.1/             its next generation, where pbt gave it another's weights
+              trials/trial-0003/outcome.json   how it ended: written once
+              trials/trial-0003/ood.jsonl      its OOD validation scores, where they are the metric
+              trials/trial-0003/usage.json     seconds that it held its resources
+              trials/trial-0003/host-0.log     what its ranks printed
 
 A trial without an outcome is not through. Scores are read from the run's own metrics.jsonl.
 """
@@ -87,7 +87,7 @@ def replace_text(path: Path, text: str) -> None:
 
 def run_name(number: int, generation: int = 0) -> str:
     """Return the name of the run folder of a trial."""
-    return f"{number:04d}.{generation}" if generation else f"{number:04d}"
+    return f"trial-{number:04d}.{generation}" if generation else f"trial-{number:04d}"
 
 
 def read_journal(folder: Path) -> dict[int, dict[str, Any]]:

@@ -188,7 +188,7 @@ class SweepTrial(tune.Trainable):
         ]
         address, port = ray.get(self._hosts[0].address.remote())
         words = trial_words(self._sweep, self._parameters)
-        words += [f"runs_dir={json.dumps(str(self._run.parent))}", f'name="{self._run.name}"']
+        words += [f"runs_dir={json.dumps(str(self._run.parent))}", f"name={self._run.name}"]
         world, token = trial.nodes * trial.ranks_per_node, uuid.uuid4().hex
         self._logs, starts = [], []
         for number, host in enumerate(self._hosts):

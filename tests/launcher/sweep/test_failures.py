@@ -46,7 +46,7 @@ def test_the_end_of_a_trial_is_named(tmp_path: Path, codes: list[int], text: str
 
 
 def test_a_run_is_owned_while_its_owner_lives(tmp_path: Path):
-    path = tmp_path / "0000.owner-0"
+    path = tmp_path / "trial-0000.owner-0"
     assert not owned(path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -33,9 +33,9 @@ def invented(number: int) -> Trial:
     last = 40 if number % 4 == 3 else 100
     scores = [Score(step, float(step), value * step / 100) for step in range(20, last + 1, 20)]
     if number == 7:
-        return Trial(7, parameters, "out_of_memory", "<b>CUDA</b> out of memory", [], 5.0, Path("r/trials/0007"))
+        return Trial(7, parameters, "out_of_memory", "<b>CUDA</b> out of memory", [], 5.0, Path("r/trials/trial-0007"))
     state = "stopped" if last < 100 else "finished"
-    return Trial(number, parameters, state, "", scores, 10.0, Path(f"r/trials/{number:04d}"))
+    return Trial(number, parameters, state, "", scores, 10.0, Path(f"r/trials/trial-{number:04d}"))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_tensorboard_has_the_hyper_parameters(folder: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    accumulator = EventAccumulator(str(folder / "tensorboard/0002")).Reload()
+    accumulator = EventAccumulator(str(folder / "tensorboard/trial-0002")).Reload()
     assert [event.value for event in accumulator.Scalars("mrr_imu_to_video")] == pytest.approx(
         [score.value for score in invented(2).scores]
     )

@@ -48,8 +48,8 @@ def write_checkpoint(run: Path, step: int) -> Path:
 
 
 def test_scores_and_progress_are_read_from_the_run_over_its_generations(tmp_path: Path):
-    write_run(tmp_path / "trials/0003", {10: 0.1, 20: 0.2, 30: 0.3}, 40)
-    write_run(tmp_path / "trials/0003.1", {30: 0.5, 40: 0.6}, 40)  # took over another's weights at step 20
+    write_run(tmp_path / "trials/trial-0003", {10: 0.1, 20: 0.2, 30: 0.3}, 40)
+    write_run(tmp_path / "trials/trial-0003.1", {30: 0.5, 40: 0.6}, 40)  # took over another's weights at step 20
     records.append_journal(tmp_path, 3, {"optimizer.lr": 0.1})
     trial = records.read_trials(tmp_path, "mrr_imu_to_video")[0]
     assert [(s.step, s.percent, s.value) for s in trial.scores] == [
@@ -59,7 +59,7 @@ def test_scores_and_progress_are_read_from_the_run_over_its_generations(tmp_path
         (40, pytest.approx(100), 0.6),
     ]
     assert trial.state == "unfinished"
-    assert trial.folder.name == "0003.1"
+    assert trial.folder.name == "trial-0003.1"
 
 
 def test_the_first_outcome_of_a_trial_holds(tmp_path: Path):
@@ -190,8 +190,8 @@ def test_the_sweeps_that_come_with_it_start_runs_that_exist(path: Path, monkeypa
     space = parse_space(config.space)
     for number in range(5):
         parameters = draw_random(space, 0, number)
-        settings = pretrain_config(config, parameters, "0001", Path("runs/x"))
-        assert settings.name == "0001"
+        settings = pretrain_config(config, parameters, records.run_name(1), Path("runs/x"))
+        assert settings.name == "trial-0001"
         assert settings.optimizer.lr == parameters["optimizer.lr"]
 
 

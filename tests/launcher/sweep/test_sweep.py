@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imuvid import config as configs
+from imuvid.errors import UserError
+from launcher.ray_cluster import connect
 from launcher.sweep import records
 from tests.soak import times
 from tests.tiny_dataset import write_tiny_dataset
@@ -73,9 +75,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         deadline = time.monotonic() + 60
         while True:
             try:
-                ray.init(address=found.address, log_to_driver=False, configure_logging=False)
+                connect(found.address, CPUS)
                 break
-            except Exception:
+            except UserError:
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
         yield found
@@ -154,7 +156,7 @@ def test_a_sweep_outlives_its_driver_frees_what_it_stops_and_records_what_fails(
     driver = start(tmp_path, config, address)
     wait_until(lambda: scores(0) or driver.poll() is not None, "no score")
     assert driver.poll() is None, said()
-    run = tmp_path / "sweep/trials/0000"
+    run = tmp_path / "sweep/trials/trial-0000"
     pids = [
         pid for pid in processes_of(tmp_path) if "RANK=1" in Path(f"/proc/{pid}/environ").read_text(errors="replace")
     ]
