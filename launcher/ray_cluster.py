@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from typing import Any
 
 import ray
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 CONNECT_LIMIT_S = 10.0
 """Longest wait for the host of an address, seconds."""
 START_TRIES = 3
+JOIN_LIMIT_S = 180.0
+JOIN_POLL_S = 0.5
 
 
 def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
@@ -56,6 +59,16 @@ def connect(address: str | None, cpus: int, dashboard: bool = False) -> None:
             if not tries_left:
                 raise UserError(f"Ray at {address or 'this machine'} does not start: {first}") from error
             logger.warning("Ray did not start (%s): trying again", first)
+
+
+def wait_for_machines(number: int) -> None:
+    """Wait until so many machines have joined the cluster; those that do not come in time are done without."""
+    deadline = time.monotonic() + JOIN_LIMIT_S
+    while (joined := sum(node["Alive"] for node in ray.nodes())) < number:
+        if time.monotonic() > deadline:
+            logger.warning("%d of %d machines have joined the Ray cluster: going on with those", joined, number)
+            return
+        time.sleep(JOIN_POLL_S)
 
 
 def _stay_on_loopback() -> None:

@@ -33,21 +33,22 @@ def sweep_command(
     from launcher.sweep.config import SweepConfig
 
     settings = configs.load(SweepConfig, config, words or [])
+    machines = 1
     with contextlib.ExitStack() as stack:
         if in_allocation:
             from launcher.sweep.allocation import ray_cluster
 
-            address = stack.enter_context(ray_cluster(settings.folder, settings.ray.dashboard))
-            if address is None:
+            head = stack.enter_context(ray_cluster(settings.folder, settings.ray.dashboard))
+            if head is None:
                 return  # a machine of the cluster, and the sweep is over
-            settings.ray.address = address
+            settings.ray.address, machines = head
         # Only now: Ray takes the password of its cluster from the environment when it is imported.
         from launcher.sweep.confirm import confirm_best
         from launcher.sweep.results import write_results
         from launcher.sweep.run import sweep
 
         print(configs.to_yaml(settings), end="", flush=True)
-        result = sweep(settings, resume)
+        result = sweep(settings, resume, machines=machines)
         summary = write_results(settings, result, str(config))
         if confirm is not None and result.complete and summary.best is not None:
             confirmation = confirm_best(settings, summary.best, confirm)

@@ -16,10 +16,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imuvid.errors import UserError
 from launcher.local import die_with, free_port
@@ -31,23 +32,33 @@ HEAD_NAME = "ray-head.json"
 START_LIMIT_S = 180.0
 POLL_S = 0.5
 NODE_STARTS = 4
-"""How often a machine joins again after its Ray node was lost."""
+"""How often a machine joins again after its Ray node was lost, or did not come up."""
+UP_WORDS = b"Ray runtime started"
 # Random ones, where Ray has fixed ones: another cluster may be on the machine.
 _FREE_PORTS = {
     f"--{name}-port": "0" for name in ("node-manager", "object-manager", "min-worker", "max-worker", "metrics-export")
 }
 
 
+class Head(NamedTuple):
+    """Where a sweep joins the cluster."""
+
+    address: str
+    """HOST:PORT."""
+    machines: int
+    """That the cluster has once all have joined."""
+
+
 @contextlib.contextmanager
-def ray_cluster(folder: Path, dashboard: bool) -> Iterator[str | None]:
-    """Be a node of the cluster; for task 0, give its address to run a sweep on.
+def ray_cluster(folder: Path, dashboard: bool) -> Iterator[Head | None]:
+    """Be a node of the cluster; for task 0, give its head to run a sweep on.
 
     Args:
         folder: of the sweep, which all machines see.
         dashboard: whether the head has Ray's dashboard, on its loopback.
 
     Yields:
-        HOST:PORT of the head in task 0; None in the other tasks, once the sweep is over.
+        The head in task 0; None in the other tasks, once the sweep is over.
 
     Raises:
         UserError: this is no task of an srun step, a machine has no private address, or the head does not come up.
@@ -62,7 +73,7 @@ def ray_cluster(folder: Path, dashboard: bool) -> Iterator[str | None]:
     folder.mkdir(parents=True, exist_ok=True)
     if environ["SLURM_PROCID"] == "0":
         with _head(folder / HEAD_NAME, environ, address, dashboard) as head:
-            yield head
+            yield Head(head, len(hosts))
     else:
         _join(folder / HEAD_NAME, environ, address)
         yield None
@@ -92,18 +103,47 @@ def private_address(host: str, alone: bool) -> str:
 
 @contextlib.contextmanager
 def _head(path: Path, environ: Mapping[str, str], address: str, dashboard: bool) -> Iterator[str]:
-    port, token = free_port(), secrets.token_hex(32)
+    token = secrets.token_hex(32)
     _use_token(token)
-    words = ["--head", f"--port={port}", f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
-    node = _start_node(words, environ, address)
+    node, port = _start_head(environ, address, dashboard)
     try:
-        _wait_for(address, port, node)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump({"step": _step(environ), "address": f"{address}:{port}", "token": token}, file)
         yield f"{address}:{port}"
     finally:
         path.unlink(missing_ok=True)
         _end_node(node)
+
+
+def _start_head(environ: Mapping[str, str], address: str, dashboard: bool) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the head's node and wait until it is up; on a busy machine Ray gives up on its own processes too early."""
+    options = ["--head", f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
+    for tries_left in range(NODE_STARTS - 1, -1, -1):
+        port = free_port()
+        node = _start_node([*options, f"--port={port}"], environ, address)
+        if _is_up(node):
+            return node, port
+        _end_node(node)
+        logger.warning("the head of Ray does not come up at %s:%d: %d tries are left", address, port, tries_left)
+    raise UserError(f"the head of Ray does not come up at {address}: its logs are below /tmp/ray")
+
+
+def _is_up(node: subprocess.Popen[bytes]) -> bool:
+    """Wait until `ray start` says that its node is up; False where it ends, or says nothing for long."""
+    up = threading.Event()
+
+    def read() -> None:
+        assert node.stdout is not None
+        for line in node.stdout:
+            if UP_WORDS in line:
+                up.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    deadline = time.monotonic() + START_LIMIT_S
+    while not up.wait(POLL_S):
+        if node.poll() is not None or time.monotonic() > deadline:
+            return False
+    return True
 
 
 def _join(path: Path, environ: Mapping[str, str], address: str) -> None:
@@ -148,9 +188,9 @@ def _start_node(words: list[str], environ: Mapping[str, str], address: str) -> s
 
     return subprocess.Popen(
         [*program, *words, f"--node-ip-address={address}", *resources, *ports],
-        env={**os.environ, **alone},
+        env={**os.environ, **alone, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if "--head" in words else subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=on_start,
     )
@@ -163,19 +203,6 @@ def _end_node(node: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(node.pid, signal.SIGKILL)
     node.wait()
-
-
-def _wait_for(address: str, port: int, node: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while True:
-        try:
-            socket.create_connection((address, port), timeout=5).close()
-            return
-        except OSError:
-            pass
-        if node.poll() is not None or time.monotonic() > deadline:
-            raise UserError(f"the head of Ray does not come up at {address}:{port}: its logs are below /tmp/ray")
-        time.sleep(POLL_S)
 
 
 def _wait_for_head(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -160,6 +160,10 @@ def check_sweep(config: SweepConfig) -> None:
     for key, holds, demand in demands:
         if not holds:
             raise UserError(f"{key} must be {demand}")
+    if config.schedule.kind == "pbt" and config.search.kind not in ("random", "grid"):
+        raise UserError(f"search.kind={config.search.kind}: schedule.kind=pbt searches itself: set search.kind=random")
+    if config.limits.gpu_hours is not None and not config.trial.gpus_per_rank:
+        raise UserError("limits.gpu_hours is set and trials hold no GPUs: set trial.gpus_per_rank=1, or limits.hours")
     endless = config.limits.trials is None and config.limits.hours is None and config.limits.gpu_hours is None
     if endless and config.search.kind != "grid":
         raise UserError("limits: none is set, and the sweep would not end: set limits.trials, .hours or .gpu_hours")

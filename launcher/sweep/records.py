@@ -140,6 +140,19 @@ def write_outcome(folder: Path, number: int, outcome: Outcome) -> None:
     replace_text(path, json.dumps(asdict(outcome)) + "\n")
 
 
+def read_origin(run: Path) -> str | None:
+    """Return which checkpoint of another trial a run folder was begun from, None for none."""
+    try:
+        return str(json.loads((run / "origin.json").read_text())["checkpoint"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write_origin(run: Path, checkpoint: str) -> None:
+    """Write down which checkpoint of another trial a run folder was begun from."""
+    replace_text(run / "origin.json", json.dumps({"checkpoint": checkpoint}) + "\n")
+
+
 def read_seconds(folder: Path, number: int) -> float:
     """Return how long a trial held its resources, seconds over all starts."""
     try:

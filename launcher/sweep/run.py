@@ -24,7 +24,6 @@ os.environ.update(
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_DISABLE_SIGINT_HANDLER="1",
     TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
-    TUNE_RESULT_BUFFER_LENGTH="1",
 )
 
 import ray
@@ -34,7 +33,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, Stopper
 from imuvid import config as configs
 from imuvid.errors import UserError
 from launcher.local import REQUEUE_CODE
-from launcher.ray_cluster import connect
+from launcher.ray_cluster import connect, wait_for_machines
 from launcher.sweep import records
 from launcher.sweep.config import SweepConfig, check_sweep, pretrain_config
 from launcher.sweep.records import UNFINISHED, Trial
@@ -66,13 +65,16 @@ class SweepResult:
     exit_code: int
 
 
-def sweep(config: SweepConfig, resume: bool = False, listed: list[dict[str, Any]] | None = None) -> SweepResult:
+def sweep(
+    config: SweepConfig, resume: bool = False, listed: list[dict[str, Any]] | None = None, machines: int = 1
+) -> SweepResult:
     """Run a sweep to its end, to a limit or to a signal.
 
     Args:
         config: of the sweep.
         resume: whether to go on with the sweep that is in the folder.
         listed: parameters of the trials, instead of a search.
+        machines: that the Ray cluster is waited to have, for a few minutes.
 
     Raises:
         UserError: the config does not allow it, or the folder holds a sweep and ``resume`` is not set, or another one.
@@ -91,6 +93,7 @@ def sweep(config: SweepConfig, resume: bool = False, listed: list[dict[str, Any]
         scheduler = build_scheduler(config, space, folder)
         connect(config.ray.address, config.ray.cpus or len(os.sched_getaffinity(0)), config.ray.dashboard)
         try:
+            wait_for_machines(machines)
             _check_room(config)
             plan = Plan(config, folder, uuid.uuid4().hex, os.getcwd())
             searcher = JournalSearcher(search, folder, config.limits.trials)

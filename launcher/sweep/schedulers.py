@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune import Callback
@@ -21,7 +22,7 @@ from launcher.sweep.config import SweepConfig
 from launcher.sweep.records import STOPPED, Outcome
 from launcher.sweep.searchers import tune_space
 from launcher.sweep.space import Space
-from launcher.sweep.trial import PERCENT, SCORE
+from launcher.sweep.trial import AGAIN, PERCENT, SCORE
 
 # What a checkpoint cannot be gone on with, or the trials cannot be compared by.
 _FIXED_IN_PBT = ("model.", "data.batch_size", "data.max_per_recording", "data.block_shards", "train.epochs", "seed")
@@ -60,7 +61,21 @@ class _HyperBand(OnScores, HyperBandScheduler):
 
 
 class _Pbt(OnScores, PopulationBasedTraining):
-    pass
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        # Tune refuses any searcher beside PBT; ours only draws the first generation (check_sweep).
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if result.get(AGAIN):  # what it led to has been done in an earlier start
+            state = self._trial_state[trial]
+            self._save_trial_state(state, result[PERCENT], result, trial)
+            state.last_perturbation_time = result[PERCENT]
+            return str(TrialScheduler.CONTINUE)
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        return {**trial.config, "parameters": config["parameters"]}, operations
 
 
 class NoteStops(Callback):

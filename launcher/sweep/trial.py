@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 SCORE, PERCENT, STEP, SECONDS = "score", "percent", "step", "seconds"
 """Of a result: the metric, the progress of the run, and how long its resources were held over all starts."""
+AGAIN = "again"
+"""Of a result: whether the score is one that the trial had before it was started."""
 HEARTBEAT_S = 1.0
 """A result without a score comes so often, so that Tune can act on the trial."""
 POLL_S = 0.2
@@ -80,6 +82,7 @@ class SweepTrial(tune.Trainable):
         self._hosts: list[Any] = []
         self._logs: list[tuple[Path, int]] = []
         self._said = -1  # step of the last score that Tune knows
+        self._had = self._last_step()
         self._restarts = 0
         self._before_s = records.read_seconds(plan.folder, self._number)
         self._held_since = time.monotonic()
@@ -119,27 +122,31 @@ class SweepTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Name the run: its own checkpoints hold weights and stream state."""
-        place = {"run": str(self._run), "parameters": self._parameters}
+        place = {"run": str(self._run), "id": uuid.uuid4().hex}
         (Path(checkpoint_dir) / "run.json").write_text(json.dumps(place))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on with the own run or, where the checkpoint is another trial's, begin a generation from its state."""
-        donor = json.loads((Path(checkpoint) / "run.json").read_text())
-        if donor["parameters"] != self._parameters:
-            self._clone(Path(donor["run"]))
+        given = json.loads((Path(checkpoint) / "run.json").read_text())
+        donor = Path(given["run"])
+        own = records.generations(self._plan.folder, self._number)
+        # Tune gives the same one again where the trial is lost before it has saved.
+        if donor not in own and self._ended is None and records.read_origin(self._run) != given["id"]:
+            self._clone(donor, given["id"])
 
     def cleanup(self) -> None:
         """See :class:`ray.tune.Trainable`: whatever runs saves and leaves."""
         self._end_hosts()
 
-    def _clone(self, donor: Path) -> None:
+    def _clone(self, donor: Path, checkpoint: str) -> None:
         from launcher.sweep.cloning import copy_newest_checkpoint
 
         before = records.generations(self._plan.folder, self._number)
         run = before[0].with_name(records.run_name(self._number, len(before)))
         copy_newest_checkpoint(donor, run)
         records.append_journal(self._plan.folder, self._number, self._parameters)
-        self._run, self._said, self._seen = run, -1, ()
+        records.write_origin(run, checkpoint)
+        self._run, self._said, self._had, self._seen = run, -1, -1, ()
 
     def _next_score(self) -> Score | None:
         """The first score of the run that Tune does not know; the last one is kept back until the run has ended."""
@@ -155,6 +162,10 @@ class SweepTrial(tune.Trainable):
         self._said, self._restarts = score.step, 0
         return score
 
+    def _last_step(self) -> int:
+        scores = records.read_scores(self._run, self._sweep.metric, self._read_epochs() or 1.0)
+        return scores[-1].step if scores else -1
+
     def _read_epochs(self) -> float:
         return records.epochs_of(self._run) if (self._run / "config.yaml").exists() else 0.0
 
@@ -167,7 +178,7 @@ class SweepTrial(tune.Trainable):
         if not math.isfinite(value):
             records.write_outcome(self._plan.folder, self._number, Outcome("diverged", "a score is not finite"))
             return result
-        return {**result, SCORE: value, PERCENT: score.percent, STEP: score.step}
+        return {**result, SCORE: value, PERCENT: score.percent, STEP: score.step, AGAIN: score.step <= self._had}
 
     def _begin(self) -> None:
         """Start the ranks on the machines of the placement group: Tune leaves the empty bundle of the trainable out."""

@@ -76,6 +76,8 @@ hostname {name}
 mount -t tmpfs -o mode=755 host {root}/host
 mkdir {root}/host/spool
 mount -t tmpfs -o mode=1777,size=1g shm /dev/shm
+mkdir -p /tmp/ray
+mount -t tmpfs -o mode=1777,size=1g ray /tmp/ray
 mount --bind {root}/hosts /etc/hosts
 mount --bind {root}/nsswitch.conf /etc/nsswitch.conf
 ip link set lo up

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[3]
 METRIC = "mrr_imu_to_video"
 CPUS = 2
+OPTIONS = ("--include-dashboard=false", "--disable-usage-stats")
 BASE = """
 data: {batch_size: 8, num_workers: 0}
 model:
@@ -54,10 +55,16 @@ class Cluster:
         self.port = 6400 + os.getpid() % 1000  # Ray keeps those from 10002 on for itself
         program = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={self.port}", "--block"]
         self.process = subprocess.Popen(
-            [*program, f"--num-cpus={CPUS}", "--include-dashboard=false", "--disable-usage-stats"],
+            [*program, "--node-ip-address=127.0.0.1", f"--num-cpus={CPUS}", *OPTIONS],
             cwd=folder,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(REPOSITORY),
+                "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or Ray takes another address than loopback
+            },
         )
         self.address = f"127.0.0.1:{self.port}"
 
