@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from imuvid.errors import UserError
 from launcher.local import die_with, free_port
 from launcher.slurm import expand_hosts
+from launcher.sweep.config import SAME_PRIORITY
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,12 @@ def _head(path: Path, environ: Mapping[str, str], address: str, dashboard: bool)
 
 def _start_head(environ: Mapping[str, str], address: str, dashboard: bool) -> tuple[subprocess.Popen[bytes], int]:
     """Start the head's node and wait until it is up; on a busy machine Ray gives up on its own processes too early."""
-    options = ["--head", f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
+    options = [
+        "--head",
+        "--ray-client-server-port=0",
+        f"--include-dashboard={str(dashboard).lower()}",
+        "--dashboard-host=127.0.0.1",
+    ]
     for tries_left in range(NODE_STARTS - 1, -1, -1):
         port = free_port()
         node = _start_node([*options, f"--port={port}"], environ, address)
@@ -188,7 +194,7 @@ def _start_node(words: list[str], environ: Mapping[str, str], address: str) -> s
 
     return subprocess.Popen(
         [*program, *words, f"--node-ip-address={address}", *resources, *ports],
-        env={**os.environ, **alone, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **alone, **SAME_PRIORITY, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if "--head" in words else subprocess.DEVNULL,
         start_new_session=True,

@@ -17,6 +17,8 @@ RETRIEVAL_METRICS = {
     for direction in ("imu_to_video", "video_to_imu")
 }
 """Scores of a run's own validation, and which way is better."""
+SAME_PRIORITY = {"RAY_worker_niceness": "0"}
+"""Environment of Ray that is started for a sweep: else it runs trials at a lower priority than runs by hand have."""
 SEARCHES = ("random", "grid", "tpe", "hebo", "ax")
 SCHEDULES = ("none", "asha", "hyperband", "pbt")
 

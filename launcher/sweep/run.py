@@ -35,7 +35,7 @@ from imuvid.errors import UserError
 from launcher.local import REQUEUE_CODE
 from launcher.ray_cluster import connect, wait_for_machines
 from launcher.sweep import records
-from launcher.sweep.config import SweepConfig, check_sweep, pretrain_config
+from launcher.sweep.config import SAME_PRIORITY, SweepConfig, check_sweep, pretrain_config
 from launcher.sweep.records import UNFINISHED, Trial
 from launcher.sweep.schedulers import NoteStops, build_scheduler
 from launcher.sweep.searchers import JournalSearcher, ListedSearch, Search, build_search
@@ -91,6 +91,7 @@ def sweep(
             else build_search(config.search, space, config.maximise, len(begun))
         )
         scheduler = build_scheduler(config, space, folder)
+        os.environ.update(SAME_PRIORITY)
         connect(config.ray.address, config.ray.cpus or len(os.sched_getaffinity(0)), config.ray.dashboard)
         try:
             wait_for_machines(machines)
@@ -198,7 +199,7 @@ def _fit(plan: Plan, searcher: JournalSearcher, scheduler: Any, limits: Limits) 
             stop=limits,
             callbacks=[NoteStops(plan.folder), Table(plan)],
             failure_config=FailureConfig(max_failures=MAX_LOSSES),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=4),
             verbose=0,
         ),
     )
