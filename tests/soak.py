@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def times(few: int, many: int) -> int:
+def times(few: T, many: T) -> T:
     """Return ``many`` under `make soak` (IMUVID_SOAK set), else ``few``."""
     return many if os.environ.get("IMUVID_SOAK") else few

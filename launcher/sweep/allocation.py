@@ -106,6 +106,9 @@ def private_address(host: str, alone: bool) -> str:
 def _head(path: Path, environ: Mapping[str, str], address: str, dashboard: bool) -> Iterator[str]:
     token = secrets.token_hex(32)
     _use_token(token)
+    if address == "127.0.0.1":
+        # Ray, here and in the sweep, takes another address than loopback unless it is told that there is no cluster.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     node, port = _start_head(environ, address, dashboard)
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -182,8 +185,6 @@ def _start_node(words: list[str], environ: Mapping[str, str], address: str) -> s
         resources.append(f"--num-gpus={environ['SLURM_GPUS_ON_NODE']}")
     ports = [f"{name}={port}" for name, port in _FREE_PORTS.items()]
     ports += [f"--dashboard-agent-listen-port={free_port()}", f"--runtime-env-agent-port={free_port()}"]
-    # Ray takes another address than the loopback that it is given, unless it is told that there is no cluster.
-    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if address == "127.0.0.1" else {}
     die = die_with(os.getpid())
 
     def on_start() -> None:
@@ -194,7 +195,7 @@ def _start_node(words: list[str], environ: Mapping[str, str], address: str) -> s
 
     return subprocess.Popen(
         [*program, *words, f"--node-ip-address={address}", *resources, *ports],
-        env={**os.environ, **alone, **SAME_PRIORITY, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **SAME_PRIORITY, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if "--head" in words else subprocess.DEVNULL,
         start_new_session=True,

@@ -63,7 +63,8 @@ class _HyperBand(OnScores, HyperBandScheduler):
 class _Pbt(OnScores, PopulationBasedTraining):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         # Tune refuses any searcher beside PBT; ours only draws the first generation (check_sweep).
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+        none: Any = SimpleNamespace(search_alg=None)
+        super().on_trial_add(none, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if result.get(AGAIN):  # what it led to has been done in an earlier start

@@ -65,7 +65,8 @@ def controller(trials: list[FakeTrial], folder: Path) -> Any:
 def pbt(folder: Path, trials: list[FakeTrial]) -> tuple[Any, Any]:
     config = SweepConfig(name="s", base="b", space=SPACE)
     config.search.kind, config.schedule.kind = "random", "pbt"
-    scheduler, control = build_scheduler(config, parse_space(SPACE), folder), controller(trials, folder)
+    scheduler: Any = build_scheduler(config, parse_space(SPACE), folder)
+    control = controller(trials, folder)
     for trial in trials:
         scheduler.on_trial_add(control, trial)
     return scheduler, control

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def run_all(folder: Path, config: SweepConfig) -> tuple[float, int]:
     """Run a sweep one trial after another on the simulated problem; return the best score and the steps done."""
     space = parse_space(config.space)
     searcher = JournalSearcher(build_search(config.search, space, True, 0), folder, config.limits.trials)
-    scheduler = build_scheduler(config, space, folder)
+    scheduler: Any = build_scheduler(config, space, folder)
     steps, best = 0, 0.0
     while isinstance(given := searcher.suggest(f"t{steps}"), dict):
         trial = FakeTrial(f"t{steps}", given)
