@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, each file is run by one of them, and all that needs the Slurm cluster by one, first."""
     in_cluster = [item.get_closest_marker("cluster") is not None for item in items]
