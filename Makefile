@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast soak lint docs bench clean
 setup: $(STAMP)
@@ -27,7 +27,8 @@ demo: setup
 	$(BIN)/imuvid demo
 
 test: setup
-	$(PYTEST) $(PARALLEL)
+	$(PYTEST) -m 'not cluster' $(PARALLEL)
+	$(PYTEST) -m cluster
 
 test-fast: setup
 	$(PYTEST) -m 'not slow and not cluster' -x $(PARALLEL)

@@ -8,14 +8,6 @@ from pathlib import Path
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, each file is run by one of them, and all that needs the Slurm cluster by one, first."""
-    in_cluster = [item.get_closest_marker("cluster") is not None for item in items]
-    for item, needs_cluster in zip(items, in_cluster, strict=True):
-        item.add_marker(pytest.mark.xdist_group("cluster" if needs_cluster else str(item.path)))
-    items[:] = [item for _, item in sorted(zip(in_cluster, items, strict=True), key=lambda pair: not pair[0])]
-
-
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """Folder of the real recordings and data sets; the test is skipped where IMUVID_REALDATA is unset."""

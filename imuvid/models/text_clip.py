@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from imuvid.models.tower import Encoding, Tower
 from imuvid.models.tuning import bare
@@ -37,6 +36,8 @@ class TextClip(Tower):
     """The feature is the state of the last token, which has seen all before it; there are no tokens in time."""
 
     def __init__(self, config: TextClipConfig):
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
         super().__init__()
         architecture = CLIPTextConfig(
             vocab_size=config.vocab_size,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers.utils import cached_file
 
 from imuvid.errors import UserError
 from imuvid.models.towers import TextTowerConfig
@@ -51,6 +50,8 @@ def load_tokenizer(config: TextTowerConfig) -> TextTokenizer | None:
     """
     if config.kind == "none":
         return None
+    from transformers.utils import cached_file
+
     place = config.clip.tokenizer or config.clip.weights
     where = "model.text_tower.clip.tokenizer"
     if place is None:

@@ -25,7 +25,6 @@ from imuvid.models.encoder import CONFIG_NAME, WEIGHTS_NAME, check_tower_files, 
 from imuvid.models.tensor_file import write_tensors
 from imuvid.models.tower import Tower
 from imuvid.models.towers import VideoTowerConfig, build_video_tower, without_weights
-from imuvid.models.video_folder import config_of_folder
 
 FOLDER_NAME = "video_encoder"
 """Of the tower within a checkpoint."""
@@ -121,6 +120,8 @@ def load_video_encoder(path: str | Path, num_frames: int, size: int) -> VideoEnc
         fields = json.loads((folder / CONFIG_NAME).read_text())
         weights = (folder / WEIGHTS_NAME).read_bytes()
         if "model_type" in fields:
+            from imuvid.models.video_folder import config_of_folder  # of transformers, which few need
+
             config = config_of_folder(folder, fields, num_frames, size)
             tower = build_video_tower(config)
         else:

@@ -61,7 +61,7 @@ def tally(label: np.ndarray, scores: np.ndarray, subject: np.ndarray, num_subjec
     predicted = scores.argmax(axis=1)
     np.add.at(confusion, (subject, label, predicted), 1.0)
     confidence = scores.max(axis=1).astype(np.float64)
-    place = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    place = np.searchsorted(np.arange(1, NUM_BINS) / NUM_BINS, confidence, side="left")
     calibration = np.zeros((num_subjects, NUM_BINS, 2))
     gaps = np.stack([(predicted == label) - confidence, np.ones(len(label))], axis=1)
     np.add.at(calibration, (subject, place), gaps)

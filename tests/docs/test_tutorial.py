@@ -74,7 +74,7 @@ def test_each_step_does_what_the_page_says(tmp_path):
 
     assert (tmp_path / "mine.html").is_file()
     report = next((tmp_path / "runs/mine/report").rglob("report.json"))
-    assert "clinic" in json.loads(report.read_text())["results"]
+    assert "clinic/leave-one-subject-out" in json.loads(report.read_text())["results"]
     assert list(report.parent.glob("report.html"))
     assert {path.name for path in (tmp_path / "encoders/mine").iterdir()} >= {"model.safetensors", "encoder.onnx"}
 

@@ -30,9 +30,9 @@ def test_list_names_every_data_set_and_says_whether_it_was_tried(run, tmp_path):
     code, output = run("list", "--json", tmp_path / "list.json")
     assert code == 0
     records = {record["name"]: record for record in json.loads((tmp_path / "list.json").read_text())}
-    assert len(records) == len(output.splitlines()) - 1 == 29
+    assert len(records) == len(output.splitlines()) - 1 == 30
     assert {name for name, record in records.items() if record["tried_on_published_files"]} == {
-        *("hapt", "utd_mhad", "daphnet", "stanford_fog")
+        *("hapt", "utd_mhad", "spar", "daphnet", "stanford_fog")
     }
     assert records["pamap2"]["common_labels"] == [
         *("cycling", "lying", "running", "sitting", "stairs_down", "stairs_up", "standing", "walking")

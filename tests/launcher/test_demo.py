@@ -49,8 +49,9 @@ def test_recordings_go_in_and_a_report_comes_out(tmp_path: Path, monkeypatch: py
     report = Path(result["report"])
     page = report.read_text()
     assert "Loss and retrieval during the pretraining" in page
-    scores = json.loads((report.parent / "report.json").read_text())["results"]["simulated_pd"]["scores"]
-    assert {row["method"] for row in scores} >= {"pretrained", "random", "handmade"}
+    results = json.loads((report.parent / "report.json").read_text())["results"]
+    scores = results["simulated_pd/grouped-2-folds"]["scores"]
+    assert {row["method"] for row in scores} >= {"pretrained/linear", "random/linear", "handmade/linear"}
     out = capsys.readouterr().out
     assert "balanced accuracy [95 % interval]" in out
     assert str(report) in out

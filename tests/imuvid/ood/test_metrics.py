@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
@@ -68,8 +70,8 @@ def test_calibration_error_equals_the_sum_over_bins():
         index = np.concatenate([np.tile(np.flatnonzero(subject == s), weight[s]) for s in range(9)])
         confidence, right = scores[index].max(axis=1), scores[index].argmax(axis=1) == label[index]
         expected = 0.0
-        for low in np.arange(15) / 15:
-            inside = (confidence > low) & (confidence <= low + 1 / 15)
+        for low, high in itertools.pairwise(np.arange(16) / 15):
+            inside = (confidence > low) & (confidence <= high)
             if inside.any():
                 expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
         assert value == pytest.approx(expected)

@@ -35,5 +35,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tiny_dataset, tmp_path):
     config.num_bootstrap, config.device = 20, "cpu"
     report = evaluate(checkpoint, config).report
     assert report["encoder"]["condition"] == {"median_samples": 5, "normalise": "recording"}
-    methods = {row["method"] for row in report["results"]["tiny"]["scores"]}
-    assert {"pretrained", "random", "handmade"} <= methods
+    [result] = report["results"].values()
+    assert result["dataset"] == "tiny"
+    methods = {row["method"] for row in result["scores"]}
+    assert {"pretrained/linear", "random/linear", "handmade/linear"} <= methods
