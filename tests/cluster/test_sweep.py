@@ -17,9 +17,13 @@ from tests.cluster.slurm_cluster import SlurmCluster
 from tests.soak import times
 from tests.tiny_dataset import write_tiny_dataset
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(not times(0, 1), reason="minutes of starting Ray on two hosts: make soak"),
+]
 REPOSITORY = Path(__file__).parents[2]
-TRIALS = times(3, 8)
+TRIALS = 8
 CONFIG = """
 name: sweep
 runs_dir: {folder}
