@@ -52,15 +52,16 @@ class ShardCache:
 
     def open(self, digest: str) -> int | None:
         """Return a descriptor of a shard, None where it is not there. Until it is closed, the shard stays."""
+        path = self._path(digest, "shard")
         try:
-            file = os.open(self._path(digest, "shard"), os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            gone = os.fstat(file).st_nlink == 0
-        except BlockingIOError:
-            gone = True  # it is being removed, or looked at for that
+            gone = not os.path.samestat(os.fstat(file), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            gone = True  # it is being removed, or looked at for that; or it was removed before it was locked
         if gone:
             os.close(file)
             return None
