@@ -159,3 +159,24 @@ def open_browser(profile: Path) -> Iterator[Browser]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def weak_texts(browser: Browser) -> list:
+    """Return class and beginning of what is shown with a contrast below 4.5 (WCAG 2.2, 1.4.3)."""
+    return browser.run(
+        """(() => {
+          const rgb = c => c.match(/[\\d.]+/g).map(Number);
+          const luminance = c => rgb(c).slice(0, 3).map(v => v / 255)
+            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+          const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+            const a = rgb(c)[3]; if (a === undefined || a === 1) return c; } return 'rgb(255, 255, 255)'; };
+          const weak = [];
+          for (const e of document.querySelectorAll('body *')) {
+            if (!e.offsetParent || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+            const [a, b] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((p, q) => q - p);
+            if ((a + 0.05) / (b + 0.05) < 4.5) weak.push([e.className, e.textContent.slice(0, 40)]);
+          }
+          return weak;
+        })()"""
+    )

@@ -118,6 +118,7 @@ def load(kind: type, path: Path | None, words: list[str]) -> None:
 
 @pytest.mark.parametrize("name", [name for name in names(PAGES) if blocks(REPOSITORY / name, "yaml")])
 def test_configs_are_understood(name, tmp_path):
+    problems = []
     for block in blocks(REPOSITORY / name, "yaml"):
         content = yaml.safe_load(block.text)
         path = tmp_path / "block.yaml"
@@ -126,7 +127,8 @@ def test_configs_are_understood(name, tmp_path):
         try:
             load(kind, path, [])
         except UserError as error:
-            pytest.fail(f"{block.place}: {error}")
+            problems.append(f"{block.place}: {error}")
+    assert problems == []
 
 
 def kind_of(content: dict) -> type:
@@ -152,7 +154,8 @@ def test_python_runs(name, tmp_path, monkeypatch, tiny_dataset):
     for block in blocks(REPOSITORY / name, "python"):
         text += "\n" * (block.line - text.count("\n")) + block.text  # at its own line: a failure names it
     script.write_text(text)
-    runpy.run_path(str(script), run_name="page")
+    left = runpy.run_path(str(script), run_name="page")  # the assertions are the page's own
+    assert left["__name__"] == "page"  # run to its end
 
 
 def test_errors_that_are_explained_exist():

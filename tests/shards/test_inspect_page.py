@@ -19,7 +19,7 @@ from imuvid.data.dataset_tables import INDEX_NAME, INDEX_SCHEMA, RECORDINGS_NAME
 from shards.build import build
 from shards.config import BuildConfig
 from shards.inspect import inspect_dataset
-from tests.browser import Browser, open_browser
+from tests.browser import Browser, open_browser, weak_texts
 from tests.shards.inspected import (
     NUM_FRAMES,
     SCRIPT,
@@ -155,24 +155,7 @@ def test_text_can_be_read(mixed: Path, browser: Browser, tmp_path: Path, dark: b
     broken = damaged_copy(mixed, tmp_path / "damaged")
     inspect_dataset(broken, page, num_samples=20)
     look(browser, page, 1280, dark=dark)
-    weak = browser.run(
-        """(() => {
-          const rgb = c => c.match(/[\\d.]+/g).map(Number);
-          const luminance = c => rgb(c).slice(0, 3).map(v => v / 255)
-            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-          const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-            const a = rgb(c)[3]; if (a === undefined || a === 1) return c; } return 'rgb(255, 255, 255)'; };
-          const weak = [];
-          for (const e of document.querySelectorAll('body *')) {
-            if (!e.offsetParent || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
-            const [a, b] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((p, q) => q - p);
-            if ((a + 0.05) / (b + 0.05) < 4.5) weak.push([e.className, e.textContent.slice(0, 40)]);
-          }
-          return weak;
-        })()"""
-    )
-    assert weak == []
+    assert weak_texts(browser) == []
     unnamed = "document.querySelectorAll('main img:not([alt]), main img[alt=\"\"], [role=img]:not([aria-label])')"
     assert browser.run(f"{unnamed}.length") == 0
     assert browser.run("getComputedStyle(document.body).backgroundColor") == (

@@ -15,7 +15,7 @@ from imuvid.ood.datasets.daphnet import DaphnetConfig
 from imuvid.ood.job import EvaluationResult, evaluate
 from imuvid.ood.probes import ProbeConfig
 from imuvid.ood.stress import StressConfig
-from tests.browser import Browser, open_browser
+from tests.browser import Browser, open_browser, weak_texts
 from tests.imuvid.ood.fakes import write_daphnet, write_encoder, write_hapt
 from tests.imuvid.ood.small_job import prepare_job
 
@@ -139,24 +139,7 @@ def test_text_can_be_read(result, browser):
     """Contrast of at least 4.5 (WCAG 2.2, 1.4.3), and every picture has words for those who do not see it."""
     look(browser, result.html, 1280)
     browser.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    weak = browser.run(
-        """(() => {
-          const rgb = c => c.match(/[\\d.]+/g).map(Number);
-          const luminance = c => rgb(c).slice(0, 3).map(v => v / 255)
-            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-          const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-            const a = rgb(c)[3]; if (a === undefined || a === 1) return c; } return 'rgb(255, 255, 255)'; };
-          const weak = [];
-          for (const e of document.querySelectorAll('body *')) {
-            if (!e.offsetParent || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
-            const [a, b] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((p, q) => q - p);
-            if ((a + 0.05) / (b + 0.05) < 4.5) weak.push([e.className, e.textContent.slice(0, 40)]);
-          }
-          return weak;
-        })()"""
-    )
-    assert weak == []
+    assert weak_texts(browser) == []
     assert browser.run("document.querySelectorAll('main img:not([alt]), main img[alt=\"\"]').length") == 0
 
 

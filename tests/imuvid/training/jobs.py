@@ -120,8 +120,8 @@ def _rank(folder: Path, jobs: list[Job]) -> None:
     def received() -> int:
         return 15 if (job.stop_after and done >= job.stop_after - 1) or (job.stop_in_validation and validating) else 0
 
-    run.Run.train_on, Engine.forward, Engine.backward_and_step = seeing_step, seeing_batch, updating  # type: ignore
-    run.validate, preemption.received = seeing_validation, received  # type: ignore[assignment]
+    run.Run.train_on, Engine.forward, Engine.backward_and_step = seeing_step, seeing_batch, updating
+    run.validate, preemption.received = seeing_validation, received
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)  # as the command line does
     outcomes = []
     for job in jobs:
